@@ -1,0 +1,187 @@
+"""What a run is made of, as frozen dataclasses: every option the trainer knows, with its unit and default.
+
+Nothing here does anything; each section is read by the module of the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where sounds and captions come from, and how sound becomes log-mel frames."""
+
+    train: str = "scenes"
+    """`scenes` (the embedded soundfont scenes) or the path of a manifest (.csv or .jsonl)."""
+    dev: str | None = None
+    """Manifest of the dev split; with scenes it is made by itself."""
+    test: str | None = None
+    """Manifest of the test split; with scenes it is made by itself."""
+    soundfont: str | None = None
+    """A .sf2 file for the scenes; None takes the one that the package `pretty_midi` ships."""
+    cache: str | None = None
+    """Folder for the note bank and cached log-mels; None takes the user's cache folder."""
+    clips: int = 12_000
+    dev_clips: int = 500
+    test_clips: int = 1_000
+    seed: int = 0
+    """Seed of the scenes themselves, apart from the training seed."""
+    sample_rate: int = 16_000
+    """Hz."""
+    seconds: float = 3.2
+    """Length of a clip as the encoder sees it; longer files are cropped (a seeded crop in training, the start otherwise), shorter ones padded."""
+    min_seconds: float = 0.1
+    """Shorter files are reported and skipped."""
+    mels: int = 64
+    window: int = 1024
+    """Samples."""
+    hop: int = 320
+    """Samples."""
+    level_weights: tuple[float, float, float, float] = (0.1, 0.15, 0.25, 0.5)
+    """How often a training caption is drawn from each level of the chain, general to specific."""
+    shared_captions: Literal["keep", "ignore", "positive"] = "positive"
+    """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions of a node, `positive` counts every clip whose chain holds the caption's node."""
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Recursive masks: each still visible token is masked with probability `ratio`, level by level."""
+
+    ratio: float = 0.75
+    share: float = 0.125
+    """Share of the batch (its first rows) that also goes through masked copies."""
+    audio_copies: int = 2
+    text_copies: int = 3
+    mode: Literal["substitute", "delete"] = "substitute"
+    """A learnable [MASK] token in place of what is masked, or leave it out where the encoder can."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    audio: str = "tiny"
+    """Name in prolap.encoders.AUDIO."""
+    text: str = "tiny"
+    """Name in prolap.encoders.TEXT."""
+    width: int = 256
+    """Hidden width of the tiny encoders."""
+    dim: int = 128
+    """Dimensions of the embedding."""
+    dropout: float = 0.0
+    logvar: Literal["diagonal", "shared"] = "diagonal"
+    """A log-variance per dimension, or one per sample spread over all dimensions."""
+    logvar_init: float = -6.0
+    logvar_bounds: tuple[float, float] = (-12.0, 4.0)
+    """Smooth lower and upper bound of the log-variance."""
+    detach_uncertainty: bool = False
+    """Let no gradient pass from the log-variance head into the encoder."""
+
+
+@dataclass(frozen=True)
+class PairTerm:
+    """Contrastive loss between sounds and captions: score times objective."""
+
+    weight: float = 1.0
+    score: str = "csd"
+    objective: Literal["sigmoid", "softmax"] = "sigmoid"
+    masked_views: bool = False
+    """Also let the masked copies enter as further positives and negatives."""
+
+
+@dataclass(frozen=True)
+class InclusionTerm:
+    """-log sigmoid(scale * H(x in y)) on matched rows."""
+
+    weight: float = 0.0
+    scale: float = 1.0
+    convention: Literal["exact", "prolip"] = "exact"
+    reduce_dims: Literal["sum", "mean", "none"] = "sum"
+    detach_mean: bool = False
+    """Let the loss move variances only."""
+
+
+@dataclass(frozen=True)
+class VibTerm:
+    """KL(Z || N(0, I)), mean over rows and dimensions."""
+
+    weight: float = 0.0
+    convention: Literal["exact", "prolip"] = "exact"
+
+
+@dataclass(frozen=True)
+class RepulsionTerm:
+    """Masked embeddings against other samples' embeddings, negatives only."""
+
+    weight: float = 0.0
+    score: str = "csd"
+    partner: Literal["cross", "same", "level"] = "cross"
+    """The other modality unmasked, the same modality unmasked, or masked ones of the same level."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weighted terms; a term of weight 0 is not computed. Field names are the names in logs."""
+
+    pairs: PairTerm = PairTerm()
+    cross_inclusion: InclusionTerm = InclusionTerm()
+    hierarchy: InclusionTerm = InclusionTerm()
+    vib: VibTerm = VibTerm()
+    repulsion: RepulsionTerm = RepulsionTerm()
+    scale_init: float = 10.0
+    """Initial scale of the logits (stored as its logarithm)."""
+    bias_init: float = -10.0
+    scale_max: float = 100.0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    """Never on norms, biases, the log-variance heads, scale and bias."""
+    scale_lr: float = 1e-2
+    """Learning rate of scale and bias."""
+    logvar_lr: float | None = None
+    """Learning rate of the log-variance heads; None takes `lr`."""
+    warmup: float = 0.05
+    """Share of the steps with a linear warm-up; a cosine to zero follows."""
+    clip: float = 1.0
+    """Bound on the gradient norm; 0 turns it off."""
+    accumulate: int = 1
+    """Micro-batches an optimiser step; each has `batch_size` pairs."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+
+
+@dataclass(frozen=True)
+class Config:
+    run: str = "runs/prolap"
+    """The run folder: resolved configuration, logs, checkpoints, metrics."""
+    preset: str = "prolap"
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    """Torch threads; None leaves torch's own choice."""
+    batch_size: int = 256
+    steps: int = 900
+    """Optimiser steps."""
+    log_every: int = 10
+    eval_every: int = 100
+    """Steps between two dev evaluations."""
+    checkpoint_every: int = 100
+    best_metric: str = "r1_mean"
+    """Dev metric of which the highest value marks the best checkpoint (r1_mean: mean R@1 of both directions)."""
+    patience: int = 0
+    """Dev evaluations without a new best before training stops; 0 never stops early."""
+    workers: int = 0
+    """Processes that prepare batches; results do not depend on it."""
+    overfit: int = 0
+    """Train on this one batch of so many clips again and again; 0 trains normally."""
+    dry_run: bool = False
+    """One step, one evaluation, one checkpoint, then stop."""
+    data: DataConfig = field(default_factory=DataConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
