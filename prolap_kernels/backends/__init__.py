@@ -1,0 +1,45 @@
+"""Schedules that compute the same sums: `reference`, `chunked`, `triton`."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+import torch
+
+from ..checks import choose
+
+BACKENDS = {
+    "reference": "dense, eager, any device; N x M x D in memory",
+    "chunked": "plain torch, any device and dtype, bounded scratch",
+    "triton": "fused kernels for NVIDIA and AMD GPUs; float16, bfloat16, float32",
+}
+log = logging.getLogger("prolap_kernels")
+_said: set[str] = set()
+
+
+def pick_backend(name: str | None, device: torch.device, dtype: torch.dtype, objective: str = "sigmoid") -> str:
+    """The backend asked for, or the fastest that can do this device and dtype."""
+    if name is not None:
+        choose("backend", name, BACKENDS)
+        if name == "triton" and dtype == torch.float64:
+            raise ValueError("backend 'triton' takes float16, bfloat16 or float32, got float64; use 'chunked'")
+        if name == "triton" and objective != "sigmoid":
+            raise ValueError(f"backend 'triton' has no kernel for the objective {objective!r} yet; use 'chunked'")
+        return name
+    if device.type != "cuda":
+        return "chunked"
+    if dtype == torch.float64:
+        return _slower("float64 has no fused kernels")
+    if objective != "sigmoid":
+        return _slower(f"the objective {objective!r} has no fused kernels yet")
+    if importlib.util.find_spec("triton") is None:
+        return _slower("triton is not installed")
+    return "triton"
+
+
+def _slower(why: str) -> str:
+    if why not in _said:
+        _said.add(why)
+        log.warning("using the chunked backend on the GPU: %s", why)
+    return "chunked"

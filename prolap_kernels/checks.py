@@ -1,0 +1,90 @@
+"""Arguments looked at before any work: one sentence that names the argument, what came and what is wanted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .gaussian import Gaussian
+
+T = TypeVar("T")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def choose(argument: str, name: str, options: Mapping[str, T]) -> T:
+    """options[name], or an error that lists the names and suggests the nearest."""
+    if name in options:
+        return options[name]
+    near = difflib.get_close_matches(str(name), options, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {name!r}{hint}")
+
+
+def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> Gaussian:
+    """A checked Gaussian; a bare tensor of means will do for scores that do not look at the variance."""
+    if isinstance(value, Tensor):
+        if uses_logvar:
+            raise TypeError(f"{argument} must be a Gaussian(mean, logvar) for this score, got a Tensor")
+        value = Gaussian(value, value.new_zeros(()).expand_as(value))
+    if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, Tensor) for part in value):
+        raise TypeError(f"{argument} must be a Gaussian(mean, logvar) of two tensors, got {type(value).__name__}")
+    mean, logvar = value
+    if mean.dim() != 2:
+        raise ValueError(f"{argument}.mean must have shape [N, D], got {list(mean.shape)}")
+    if mean.shape != logvar.shape:
+        raise ValueError(f"{argument}.logvar must have the shape of mean, {list(mean.shape)}, got {list(logvar.shape)}")
+    for part, tensor in (("mean", mean), ("logvar", logvar)):
+        if tensor.dtype not in FLOATS:
+            raise TypeError(f"{argument}.{part} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    if mean.device != logvar.device:
+        raise ValueError(f"{argument}.mean and {argument}.logvar must share a device, got {mean.device} and {logvar.device}")
+    return Gaussian(mean, logvar)
+
+
+def check_sides(names: tuple[str, str], x: Gaussian, y: Gaussian, matched: bool = False) -> None:
+    """x and y fit each other: same D, dtype and device, and the same rows where they are matched."""
+    a, b = names
+    if x.mean.shape[1] != y.mean.shape[1]:
+        raise ValueError(f"{b} must have {a}'s {x.mean.shape[1]} dimensions, got {y.mean.shape[1]}")
+    if matched and x.mean.shape[0] != y.mean.shape[0]:
+        raise ValueError(f"{b} must have {a}'s {x.mean.shape[0]} rows (rows are matched), got {y.mean.shape[0]}")
+    if x.mean.dtype != y.mean.dtype:
+        raise TypeError(f"{b}.mean must have {a}.mean's dtype {x.mean.dtype}, got {y.mean.dtype}")
+    if x.mean.device != y.mean.device:
+        raise ValueError(f"{b} must be on {a}'s device {x.mean.device}, got {y.mean.device}")
+
+
+def check_ids(names: tuple[str, str], ids: tuple[Tensor | None, Tensor | None], rows: tuple[int, int]) -> None:
+    """Both ids or neither, one integer a row."""
+    if (ids[0] is None) != (ids[1] is None):
+        given, absent = names if ids[1] is None else names[::-1]
+        raise ValueError(f"{absent} must be given where {given} is: pair ids come for both sides or for neither")
+    for name, value, n in zip(names, ids, rows, strict=True):
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or value.dtype.is_floating_point or value.dtype == torch.bool:
+            raise TypeError(f"{name} must be an integer tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        if value.shape != (n,):
+            raise ValueError(f"{name} must have shape [{n}], got {list(value.shape)}")
+
+
+def as_scalar(argument: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """A 0-d tensor in the dtype that sums are taken in, still attached to `value`'s graph."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{argument} must be a float or a tensor of one element, got shape {list(value.shape)}")
+        return value.reshape(()).to(device=like.device, dtype=dtype)
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{argument} must be a float or a 0-d tensor, got {type(value).__name__}")
+    return torch.full((), float(value), dtype=dtype, device=like.device)
+
+
+def check_group(group: Any) -> None:
+    """Losses over several ranks are not there yet; a silent single-rank loss would be a wrong one."""
+    if group is not None:
+        raise NotImplementedError("group must be None: losses over several ranks are not implemented in this version")

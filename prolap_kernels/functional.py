@@ -1,0 +1,259 @@
+"""The public losses and scores of pairs: score x objective x pairs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from . import reference
+from .autograd import PairLoss
+from .backends import pick_backend
+from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
+from .gaussian import Gaussian, widen
+from .objectives import OBJECTIVES, Objective
+from .pairs import count_pairs, resolve_ids
+from .scores import Lift, Score, find_score
+
+Reduction = Literal["rows", "pairs", "sum", "none"]
+REDUCTIONS = dict.fromkeys(("rows", "pairs", "sum", "none"))
+TILE_CELLS = 1 << 22
+"""Elements of N x M x D that a block of a tile score may hold."""
+
+
+def pairwise_loss(
+    x: Gaussian | Tensor,
+    y: Gaussian | Tensor,
+    *,
+    score: str = "csd",
+    objective: str = "sigmoid",
+    scale: float | Tensor = 1.0,
+    bias: float | Tensor = 0.0,
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    negatives_only: bool = False,
+    reduction: Reduction = "rows",
+    group: Any = None,
+    backend: str | None = None,
+    **score_options: str,
+) -> Tensor:
+    """Contrastive loss between all rows of x and all rows of y, logit_ij = scale * s(x_i, y_j) + bias.
+
+        sigmoid: L = (1/n) sum_ij -log sigmoid(y_ij logit_ij), y_ij = +1 for equal ids, -1 for different ones
+        softmax: L = (rows + columns)/2, a row's loss being -(1/|P|) sum_{j in P} log p_ij over its positives P
+
+    Args:
+        x, y: Gaussians [N, D] and [M, D] on one device with means of one dtype; plain tensors do where the score needs no
+            variance (`dot`). Normalise the means yourself.
+        score: a name in `SCORES`, higher is more alike; options of the score follow as keywords (`convention`).
+        objective: a name in `OBJECTIVES`.
+        scale, bias: floats or 0-d tensors, which learn if they require grad.
+        x_id, y_id: integers [N], [M], both or neither. Equal: positive; different: negative; negative id on either side:
+            the pair is left out. By default row i of x belongs to row i of y alone.
+        negatives_only: leave out the positives (sigmoid only).
+        reduction: "rows" divides by the rows of x that are not ignored (SigLIP), "pairs" by the counted pairs (PCME++), "sum"
+            by nothing, "none" gives a loss per row of x. softmax is an average by itself and takes "rows" only.
+        group: reserved for losses over several ranks; must be None in this version.
+        backend: None picks, "chunked", "triton" or "reference" ask for one.
+
+    Returns:
+        A 0-d tensor ([N] for "none"), float64 for float64 inputs and float32 otherwise. 0 with zero gradients when no pair
+        counts. Differentiable once; `backend="reference"` twice.
+
+    N x M exists only as a bounded block where the score is a lift; the scores that are sums over dimensions (`inclusion`,
+    `kl`, ...) hold one N x M matrix in this version.
+
+    Errors: ValueError or TypeError naming the argument.
+    """
+    rule = find_score(score, **score_options)
+    goal = choose("objective", objective, OBJECTIVES)
+    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
+    check_sides(("x", "y"), x, y)
+    check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
+    check_group(group)
+    _check_reduction(goal, reduction, negatives_only, bias)
+    how = pick_backend(backend, x.mean.device, x.mean.dtype, goal.name)
+    scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
+    ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
+    options = _Options(goal, how, negatives_only, x_id is not None, reduction == "none")
+    if how == "reference" or rule.lift_x is None:
+        matrix = reference.score_matrix(rule, x, y) if how == "reference" else _tile_matrix(rule, x, y)
+        value = reference.pair_loss(goal, scale * matrix + bias, *ids, negatives_only)
+        value = value if options.per_row else value.sum()
+    else:
+        value = _lifted(rule, x, y, scale, bias, ids, options)
+    return _reduce(value, reduction, goal, ids, negatives_only)
+
+
+class _Options(NamedTuple):
+    goal: Objective
+    backend: str
+    negatives_only: bool
+    ids_given: bool
+    per_row: bool
+
+
+def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias: float | Tensor) -> None:
+    choose("reduction", reduction, REDUCTIONS)
+    if not goal.averages:
+        return
+    if reduction != "rows":
+        raise ValueError(f"reduction must be 'rows' for the objective {goal.name!r}, which is an average, got {reduction!r}")
+    if negatives_only:
+        raise ValueError(f"negatives_only must be False for the objective {goal.name!r}: it needs its positives")
+    if isinstance(bias, Tensor) or bias != 0.0:
+        raise ValueError(f"bias must be 0.0 for the objective {goal.name!r}: it cancels in the normaliser")
+
+
+def _reduce(value: Tensor, reduction: str, goal: Objective, ids: tuple[Tensor, Tensor], negatives_only: bool) -> Tensor:
+    if goal.averages or reduction in ("sum", "none"):
+        return value
+    count = (ids[0] >= 0).sum() if reduction == "rows" else count_pairs(*ids, negatives_only)
+    return value / count.clamp(min=1)
+
+
+def _lifts(rule: Score, x: Gaussian, y: Gaussian) -> tuple[Lift, Lift]:
+    assert rule.lift_x is not None and rule.lift_y is not None
+    device = x.mean.device.type
+    with torch.autocast(device, enabled=False):
+        left, right = rule.lift_x(x), rule.lift_y(y)
+    if torch.is_autocast_enabled(device) and left.phi.dtype == torch.float32:
+        dtype = torch.get_autocast_dtype(device)
+        return left._replace(phi=left.phi.to(dtype)), right._replace(phi=right.phi.to(dtype))
+    return left, right
+
+
+def _lifted(
+    rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
+) -> Tensor:
+    left, right = _lifts(rule, x, y)
+    none = scale.new_empty(0)
+    x_id, y_id = ids
+    if options.ids_given:  # 0 * NaN: what padding rows hold must not reach the products of the gradients
+        left, right = _blank(left, x_id < 0), _blank(right, y_id < 0)
+    alpha = none if left.offset is None else left.offset
+    beta = none if right.offset is None else right.offset
+
+    def needed(*tensors: Tensor) -> bool:
+        return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+    how = (options.goal.name, options.backend, options.negatives_only, options.ids_given)
+    need = (needed(left.phi), needed(right.phi), needed(alpha, beta, scale, bias))
+    loss: Tensor = PairLoss.apply(
+        left.phi, right.phi, alpha, beta, scale, bias, x_id, y_id, how, options.per_row, need
+    )[0]
+    return loss
+
+
+def _blank(side: Lift, ignored: Tensor) -> Lift:
+    phi = side.phi.masked_fill(ignored[:, None], 0)
+    return Lift(phi, None if side.offset is None else side.offset.masked_fill(ignored, 0))
+
+
+def pairwise_score(
+    x: Gaussian | Tensor, y: Gaussian | Tensor, *, score: str = "csd", **score_options: str
+) -> Tensor:
+    """The matrix s_ij = s(x_i, y_j), [N, M], for when it is wanted; higher is more alike.
+
+    x, y: Gaussians [N, D] and [M, D]; score: a name in `SCORES`. In float32 (float64 for float64 inputs), differentiable.
+    N x M x D never exists: lifts are one matrix product, the others go block by block and are computed again in backward.
+    Lifts of distances (`csd_distance`, `wasserstein2`) lose nearly equal pairs to cancellation; `backend="reference"` of
+    `pairwise_loss` does not.
+    """
+    rule = find_score(score, **score_options)
+    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
+    check_sides(("x", "y"), x, y)
+    if rule.lift_x is None:
+        return _tile_matrix(rule, x, y)
+    left, right = _lifts(rule, x, y)
+    with torch.autocast(x.mean.device.type, enabled=False):
+        matrix = widen(left.phi) @ widen(right.phi).T
+        matrix = matrix if left.offset is None else matrix + left.offset[:, None]
+        return matrix if right.offset is None else matrix + right.offset[None, :]
+
+
+def _tile_matrix(rule: Score, x: Gaussian, y: Gaussian) -> Tensor:
+    x, y = (Gaussian(widen(z.mean), widen(z.logvar)) for z in (x, y))
+    height = max(1, TILE_CELLS // max(1, y.mean.numel()))
+
+    def strip(*parts: Tensor) -> Tensor:
+        return reference.score_matrix(rule, Gaussian(*parts[:2]), Gaussian(*parts[2:]))
+
+    strips = [
+        checkpoint(strip, *x.rows(slice(i, i + height)), *y, use_reentrant=False, preserve_rng_state=False)
+        for i in range(0, len(x.mean), height)
+    ]
+    return torch.cat(strips) if strips else x.mean.new_zeros(0, len(y.mean))
+
+
+def ppcl_loss(
+    x: Gaussian,
+    y: Gaussian,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    *,
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Probabilistic pairwise contrastive loss: `pairwise_loss` with the score `csd` and the objective `sigmoid`.
+
+        L = (1/n) sum_ij -log sigmoid(y_ij (scale * csd_ij + bias)),  csd_ij = mx_i.my_j - sum_d (vx_id + vy_jd)/2
+
+    Source: ProLIP (arXiv 2410.18857), used by ProLAP (arXiv 2510.18423).
+    """
+    return pairwise_loss(x, y, scale=scale, bias=bias, x_id=x_id, y_id=y_id, group=group, backend=backend)
+
+
+def mask_repulsive_loss(
+    masked: Gaussian,
+    others: Gaussian,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    *,
+    masked_id: Tensor | None = None,
+    other_id: Tensor | None = None,
+    score: str = "csd",
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """PPCL's negative pairs alone: L = (1/n) sum_{ij different} -log sigmoid(-(scale * s_ij + bias)).
+
+    masked: embeddings of masked inputs [N, D]; others: other samples' embeddings [M, D]; ids as in `pairwise_loss`, n the rows
+    of `masked` that are not ignored. The paper names the loss without its formula: this one is our reading.
+
+    Negatives alone are satisfied most cheaply by widening: without a bound on logvar the masked variance was seen to grow by
+    a factor of 10^9. Bound it in the model.
+    """
+    return pairwise_loss(
+        masked,
+        others,
+        score=score,
+        scale=scale,
+        bias=bias,
+        x_id=masked_id,
+        y_id=other_id,
+        negatives_only=True,
+        group=group,
+        backend=backend,
+    )
+
+
+def infonce_loss(
+    x: Gaussian | Tensor,
+    y: Gaussian | Tensor,
+    scale: float | Tensor,
+    *,
+    score: str = "dot",
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE: `pairwise_loss` with the objective `softmax`; by default on inner products, as CLIP and CLAP."""
+    return pairwise_loss(
+        x, y, score=score, objective="softmax", scale=scale, x_id=x_id, y_id=y_id, group=group, backend=backend
+    )

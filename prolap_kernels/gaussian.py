@@ -1,0 +1,51 @@
+"""Diagonal Gaussians, the values that every loss here compares."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Gaussian(NamedTuple):
+    """Z = N(mean, diag(exp(logvar))), a batch of N diagonal Gaussians in D dimensions.
+
+    mean, logvar: [N, D] floating point. `logvar` is the natural logarithm of the variance, never of the standard deviation;
+    keep it in float32 under mixed precision. `mean` is taken as it is: normalising it is the model's business.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+
+    @property
+    def var(self) -> Tensor:
+        """Variance exp(logvar), [N, D]; in float32 when logvar is a 16-bit type."""
+        return widen(self.logvar).exp()
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation exp(logvar / 2), [N, D]; in float32 when logvar is a 16-bit type."""
+        return (0.5 * widen(self.logvar)).exp()
+
+    @property
+    def uncertainty(self) -> Tensor:
+        """Mean log-variance over dimensions, [N]: how general the model takes each row to be."""
+        return widen(self.logvar).mean(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """mean + std * e with e ~ N(0, I), [N, D], reparametrised: gradients reach mean and logvar."""
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        return self.mean + self.std.to(self.mean.dtype) * noise
+
+    def rows(self, index: Tensor | slice) -> Gaussian:
+        """The Gaussians at these rows."""
+        return Gaussian(self.mean[index], self.logvar[index])
+
+    def detach(self) -> Gaussian:
+        return Gaussian(self.mean.detach(), self.logvar.detach())
+
+
+def widen(value: Tensor) -> Tensor:
+    """16-bit types as float32, others as they are: sums and exponentials are never taken in 16 bits."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

@@ -1,0 +1,81 @@
+"""The raw custom ops: one per engine, each returning losses together with their gradients. No autograd here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .backends.chunked import PairProblem, pair_sums
+from .gaussian import Gaussian
+from .pointwise import inclusion, vib
+
+
+@torch.library.custom_op("prolap_kernels::pairs", mutates_args=())
+def pairs_op(
+    phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
+    x_id: Tensor, y_id: Tensor, row_weight: Tensor,
+    objective: str, backend: str, negatives_only: bool, ids_given: bool, need_x: bool, need_y: bool, need_sums: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`backends.chunked.PairProblem` in, `PairSums` out."""
+    problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight)
+    # autocast reaches inside custom ops and would run float32 products in 16 bits
+    with torch.autocast(phi_x.device.type, enabled=False):
+        if backend == "triton":
+            from .backends.fused import sigmoid_lift
+
+            return sigmoid_lift(*problem, negatives_only, need_x, need_y, need_sums)
+        return tuple(pair_sums(problem, objective, negatives_only, ids_given, (need_x, need_y, need_sums)))
+
+
+@pairs_op.register_fake
+def _(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight,
+      objective, backend, negatives_only, ids_given, need_x, need_y, need_sums):  # type: ignore[no-untyped-def]  # fmt: skip
+    def empty(wanted: bool, *shape: int) -> Tensor:
+        return scale.new_empty(shape if wanted else 0)
+
+    n, m = phi_x.shape[0], phi_y.shape[0]
+    return (
+        empty(True, n if objective == "sigmoid" else 1),
+        empty(need_x, *phi_x.shape),
+        empty(need_y, *phi_y.shape),
+        empty(need_sums, n),
+        empty(need_sums, m),
+        empty(need_sums, n),
+    )
+
+
+@torch.library.custom_op("prolap_kernels::rows", mutates_args=())
+def rows_op(
+    tensors: list[Tensor], weight: Tensor, kind: str, scale: float, kappa: float, rho: float, backend: str, need_grad: bool
+) -> list[Tensor]:
+    """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
+    "vib" or "vib/prolip". Returns rows [N], then the gradient of their sum by each of `tensors`."""
+    levels = [Gaussian(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+    halved = kind == "vib/prolip"
+    with torch.autocast(weight.device.type, enabled=False):
+        if backend == "triton":
+            return _fused_rows(levels, weight, kind, (scale, kappa, rho), need_grad)
+        if kind.startswith("vib"):
+            rows, grads = vib.vib(levels[0], halved, need_grad)
+        else:
+            rows, grads = inclusion.inclusion_chain(levels, weight, scale, (kappa, rho), kind, need_grad)
+    return [rows, *grads]
+
+
+def _fused_rows(
+    levels: list[Gaussian], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
+) -> list[Tensor]:
+    from .backends import fused
+
+    if kind.startswith("vib"):
+        return list(fused.vib(*levels[0], kind == "vib/prolip", need_grad))
+    how = ("sum", "score") if kind == "score" else (kind, "loss")
+    means, logvars = [z.mean for z in levels], [z.logvar for z in levels]
+    rows, dmeans, dlogvars = fused.inclusion_chain(means, logvars, weight, *form, *how, need_grad)
+    return [rows, *(grad for pair in zip(dmeans, dlogvars, strict=True) for grad in pair)]
+
+
+@rows_op.register_fake
+def _(tensors, weight, kind, scale, kappa, rho, backend, need_grad):  # type: ignore[no-untyped-def]
+    rows = weight.new_empty(tensors[0].shape[0])
+    return [rows, *(weight.new_empty(t.shape if need_grad else 0) for t in tensors)]

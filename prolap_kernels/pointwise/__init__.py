@@ -1,0 +1,1 @@
+"""Losses of matched rows: no pairs, O(N D)."""

@@ -1,0 +1,20 @@
+"""Closed-form sampled distance as a similarity: ProLIP, ProLAP."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..gaussian import Gaussian, widen
+from .base import Lift, Score
+
+
+def formula(x: Gaussian, y: Gaussian) -> Tensor:
+    """f = mx my - (vx + vy)/2; for unit means the sum is 1 - E|X - Y|^2 / 2."""
+    return x.mean * y.mean - 0.5 * (x.var + y.var)
+
+
+def lift(z: Gaussian) -> Lift:
+    return Lift(z.mean, -0.5 * widen(z.var).sum(-1))
+
+
+CSD = Score("csd", formula, lift, lift)
