@@ -1,0 +1,185 @@
+"""The weighted terms of the training loss, by name; every formula is one of prolap_kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prolap.config import InclusionTerm, LossConfig, PairTerm, RepulsionTerm, VibTerm
+from prolap.data.batch import Batch
+from prolap.pairing import Shared, pair_ids
+from prolap_kernels import (
+    Gaussian,
+    hierarchical_inclusion_loss,
+    inclusion_loss,
+    mask_repulsive_loss,
+    pairwise_loss,
+    vib_loss,
+)
+
+
+@dataclass(frozen=True)
+class Views:
+    """One batch as the model sees it: B matched rows, and masked copies of its first b rows."""
+
+    audio: Gaussian
+    text: Gaussian
+    batch: Batch
+    masked_audio: list[Gaussian] = field(default_factory=list)
+    """Level by level, each [b, D]; every level masks what the one before masks, and more."""
+    masked_text: list[Gaussian] = field(default_factory=list)
+    audio_links: Tensor | None = None
+    """[copies, b] bool: this level masks something that the level before did not."""
+    text_links: Tensor | None = None
+    shared: Shared = "positive"
+    """What a caption is to other clips whose chain holds it (DataConfig.shared_captions)."""
+
+    def rows(self, modality: str, whole: bool, masked: bool) -> tuple[Gaussian, Tensor]:
+        """The unmasked embeddings, the masked ones or both, [N, D], and the row of the batch each comes from, [N]."""
+        full, copies = getattr(self, modality), getattr(self, f"masked_{modality}")
+        parts = ([full] if whole else []) + (copies if masked else [])
+        source = [torch.arange(len(part.mean), device=full.mean.device) for part in parts]
+        return _stack(parts), torch.cat(source)
+
+
+def pairs(views: Views, term: PairTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """Contrastive loss of all clips and captions of the batch (score x objective), divided by the clips that count.
+
+    Shared captions as in `prolap.pairing.pair_ids`; the sigmoid's pairs are additive, so that the columns of "positive"
+    are summed exactly. softmax has no bias. `masked_views` adds the masked copies to both sides, each with the
+    identity of the row it was made of (R: an option of ours, after trials in which it lifted the location of masked
+    embeddings).
+    """
+    audio, clips = views.rows("audio", True, term.masked_views)
+    text, captions = views.rows("text", True, term.masked_views)
+    softmax = term.objective == "softmax"
+    ids = pair_ids(views.batch, views.shared, one_column=softmax)
+    if softmax:
+        ((_, x_id, y_id),) = ids.blocks(clips, captions)
+        return pairwise_loss(audio, text, score=term.score, objective="softmax", scale=scale, x_id=x_id, y_id=y_id)
+    options: dict[str, Any] = {"score": term.score, "scale": scale, "bias": bias, "reduction": "sum"}
+    losses = [
+        pairwise_loss(audio, text.rows(at), x_id=x_id, y_id=y_id, **options)
+        for at, x_id, y_id in ids.blocks(clips, captions)
+    ]
+    return torch.stack(losses).sum() / ids.counted(clips)
+
+
+def cross_inclusion(views: Views, term: InclusionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """A sound lies inside its caption: inclusion loss of matched rows, audio in text."""
+    audio, text = (_fix_mean(view, term) for view in (views.audio, views.text))
+    return inclusion_loss(audio, text, scale=term.scale, convention=term.convention, reduce_dims=term.reduce_dims)
+
+
+def hierarchy(views: Views, term: InclusionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """What is masked less lies inside what is masked more: mean over the links of Z0, Z1, ... of each modality.
+
+    R: the mean of both modalities (of the one that has masked copies, if only one has); links that mask nothing new are
+    dropped.
+    """
+    losses = []
+    for modality in ("audio", "text"):
+        copies, links = getattr(views, f"masked_{modality}"), getattr(views, f"{modality}_links")
+        if copies:
+            chain = [getattr(views, modality).rows(slice(len(copies[0].mean))), *copies]
+            chain = [_fix_mean(level, term) for level in chain]
+            options: dict[str, Any] = {"convention": term.convention, "reduce_dims": term.reduce_dims}
+            losses.append(hierarchical_inclusion_loss(chain, scale=term.scale, link_valid=links, **options))
+    return torch.stack(losses).mean()
+
+
+def vib(views: Views, term: VibTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """KL(Z || N(0, I)), mean over rows and dimensions; R: the mean of both modalities, unmasked rows only."""
+    return 0.5 * (vib_loss(views.audio, convention=term.convention) + vib_loss(views.text, convention=term.convention))
+
+
+def repulsion(views: Views, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """Masked embeddings against those of other samples: sum over pairs of -log sigmoid(-logit), over the masked rows.
+
+    R, all of it but the idea: `partner` says who the others are; "cross" the other modality unmasked, "same" the same
+    modality unmasked, "level" the masked ones of the same level (mean over levels). A sample is never repelled from
+    its own rows, nor, unless shared captions are kept as negatives, from captions that hold for it. Mean of both
+    modalities.
+    """
+    losses = [_repel(views, modality, term, scale, bias) for modality in ("audio", "text")]
+    return torch.stack([loss for loss in losses if loss is not None]).mean()
+
+
+TERMS: dict[str, Callable[[Views, Any, Tensor, Tensor], Tensor]] = {
+    "pairs": pairs,
+    "cross_inclusion": cross_inclusion,
+    "hierarchy": hierarchy,
+    "vib": vib,
+    "repulsion": repulsion,
+}
+"""Name of a field of LossConfig -> term(views, its configuration, scale, bias) -> 0-d tensor, unweighted."""
+
+
+def active_terms(config: LossConfig) -> dict[str, Any]:
+    """The terms that are computed: those of weight other than 0, with their configuration."""
+    active = {name: getattr(config, name) for name in TERMS if getattr(config, name).weight}
+    if not active:
+        raise ValueError("loss: every term has weight 0, want at least one that counts.")
+    return active
+
+
+def needs_masks(config: LossConfig) -> bool:
+    """Whether a term that counts looks at masked copies."""
+    active = active_terms(config)
+    return bool({"hierarchy", "repulsion"} & active.keys()) or ("pairs" in active and active["pairs"].masked_views)
+
+
+def _repel(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor | None:
+    copies = getattr(views, f"masked_{modality}")
+    if not copies:
+        return None
+    if term.partner == "cross":
+        return _repel_across(views, modality, term, scale, bias)
+    ids = views.batch.index if modality == "audio" else pair_ids(views.batch, views.shared, one_column=True).caption
+    if term.partner == "same":
+        masked, source = views.rows(modality, False, True)
+        return mask_repulsive_loss(
+            masked, getattr(views, modality), scale, bias, masked_id=ids[source], other_id=ids, score=term.score
+        )
+    if term.partner != "level":
+        raise ValueError(f'repulsion.partner: got {term.partner!r}, want "cross", "same" or "level".')
+    ids = ids[: len(copies[0].mean)]
+    levels = [
+        mask_repulsive_loss(level, level, scale, bias, masked_id=ids, other_id=ids, score=term.score)
+        for level in copies
+    ]
+    return torch.stack(levels).mean()
+
+
+def _repel_across(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """Masked rows of one modality against all rows of the other, with the pair ids of the contrastive loss."""
+    masked, source = views.rows(modality, False, True)
+    other, every = views.rows("text" if modality == "audio" else "audio", True, False)
+    ids = pair_ids(views.batch, views.shared)
+    options: dict[str, Any] = {"score": term.score, "scale": scale, "bias": bias, "reduction": "sum"}
+    options["negatives_only"] = True
+    if modality == "audio":
+        losses = [
+            pairwise_loss(masked, other.rows(at), x_id=clip_id, y_id=caption_id, **options)
+            for at, clip_id, caption_id in ids.blocks(source, every)
+        ]
+    else:
+        losses = [
+            pairwise_loss(masked.rows(at), other, x_id=caption_id, y_id=clip_id, **options)
+            for at, clip_id, caption_id in ids.blocks(every, source)
+        ]
+    return torch.stack(losses).sum() / ids.counted(source)
+
+
+def _fix_mean(view: Gaussian, term: InclusionTerm) -> Gaussian:
+    return Gaussian(view.mean.detach(), view.logvar) if term.detach_mean else view
+
+
+def _stack(parts: list[Gaussian]) -> Gaussian:
+    if len(parts) == 1:
+        return parts[0]
+    return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))

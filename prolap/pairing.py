@@ -1,0 +1,95 @@
+"""Which clip and which caption of a batch belong together, when general captions hold for several clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prolap.data.batch import LEVELS, Batch
+
+Shared = Literal["keep", "ignore", "positive"]
+
+
+class Block(NamedTuple):
+    """All clips against some of the captions: equal ids are positive, different ones negative, -1 is left out."""
+
+    captions: Tensor
+    """Positions of this block's captions among the caption rows asked for."""
+    clip_id: Tensor
+    caption_id: Tensor
+
+
+@dataclass(frozen=True)
+class PairIds:
+    """Ids of a batch in columns: a caption is compared in its own column, where every clip has an id.
+
+    A caption's column is its level of the chain, and a clip's id there the node that its chain holds on that level;
+    so a caption is positive for exactly the clips whose chain holds its node, which one id per clip could not say.
+    """
+
+    clip: Tensor
+    """[B, columns] int64."""
+    caption: Tensor
+    """[B] int64."""
+    column: Tensor
+    """[B] int64."""
+
+    def blocks(self, clips: Tensor, captions: Tensor) -> Iterator[Block]:
+        """The pairs of these clips and captions (rows of the batch, repeatable) as one block for each used column."""
+        column = self.column[captions]
+        for number in range(self.clip.shape[1]):
+            at = (column == number).nonzero()[:, 0]
+            if len(at):
+                yield Block(at, self.clip[clips, number], self.caption[captions[at]])
+
+    def counted(self, clips: Tensor) -> Tensor:
+        """How many of these clips (rows of the batch) are not left out; a 0-d tensor, at least 1."""
+        return (self.clip[clips] >= 0).any(dim=1).sum().clamp(min=1)
+
+
+def pair_ids(batch: Batch, shared: Shared, one_column: bool = False) -> PairIds:
+    """Ids of a batch for a way to treat captions that hold for several of its clips.
+
+    keep: only a clip's own captions are positive (captions with the same clip `index` share its id).
+    ignore: when a caption's node was drawn before in the batch, that pair is left out on both sides.
+    positive: every clip whose chain holds the caption's node is positive. Captions of unknown level or node, and
+    clips of unknown chain, fall back to the clip's index.
+    `one_column` is for objectives that cannot be summed over columns (softmax): there "positive" makes clips positive
+    that drew captions of one node, and a clip that holds the node but drew another caption stays a negative.
+    """
+    if shared not in ("keep", "ignore", "positive"):
+        raise ValueError(f'shared_captions: got {shared!r}, want "keep", "ignore" or "positive".')
+    first = torch.zeros_like(batch.index)
+    if shared == "keep":
+        return PairIds(batch.index[:, None], batch.index, first)
+    known, drawn = _drawn(batch)
+    if shared == "ignore":
+        index = torch.where(known & _repeated(drawn), -1, batch.index)
+        return PairIds(index[:, None], index, first)
+    if one_column:
+        return PairIds(drawn[:, None], drawn, first)
+    strange = batch.chain.amax() + 1 + batch.index[:, None]  # no node has such an id
+    clip = torch.cat([torch.where(batch.chain >= 0, batch.chain, strange), batch.index[:, None]], dim=1)
+    column = torch.where(known, batch.level, LEVELS)
+    caption = clip.gather(1, column[:, None])[:, 0]
+    return PairIds(clip, caption, column)
+
+
+def _drawn(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Whether a caption's node is known, [B] bool, and an id of that node (of the clip's index where unknown), [B]."""
+    node = batch.chain.gather(1, batch.level.clamp(min=0)[:, None])[:, 0]
+    known = (batch.level >= 0) & (node >= 0)
+    by_node = node * LEVELS + batch.level  # nodes of different levels may be numbered alike
+    return known, torch.where(known, by_node, (batch.chain.amax() + 1) * LEVELS + batch.index)
+
+
+def _repeated(ids: Tensor) -> Tensor:
+    """[B] bool: an earlier row has the same id."""
+    row = torch.arange(len(ids), device=ids.device)
+    values, inverse = ids.unique(return_inverse=True)
+    first = torch.full_like(values, len(ids)).scatter_reduce(0, inverse, row, "amin")
+    return first[inverse] < row
