@@ -1,0 +1,1 @@
+"""Measurements and gates; nothing here is needed to use the packages."""

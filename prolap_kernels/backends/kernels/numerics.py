@@ -1,0 +1,74 @@
+"""Scalar functions that the kernels share, from exp and exp2 alone: no libdevice, so they compile for AMD too."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def atanh_third(r):
+    """atanh(r) for |r| <= 1/3, to rounding, by its series: a logarithm near 1 without a logarithm."""
+    q = r * r
+    p = 1.0 / 11.0 + q * (1.0 / 13.0)
+    p = 1.0 / 9.0 + q * p
+    p = 1.0 / 7.0 + q * p
+    p = 1.0 / 5.0 + q * p
+    p = 1.0 / 3.0 + q * p
+    return r + r * (q * p)
+
+
+@triton.jit
+def softplus_sigmoid(z):
+    """(log(1 + e^z), 1 / (1 + e^-z)) from one exponential and one reciprocal; NaN in gives NaN out.
+
+    With e = e^-|z|: log(1 + e) = 2 atanh(e / (2 + e)), whose argument is at most 1/3, so both keep their relative accuracy
+    down to the smallest e; the reciprocal of (1 + e)(2 + e) serves both.
+    """
+    e = tl.exp(-tl.abs(z))
+    inverse = 1.0 / ((1.0 + e) * (2.0 + e))
+    softplus = tl.maximum(z, 0.0) + 2.0 * atanh_third(e * (1.0 + e) * inverse)
+    return softplus, tl.where(z >= 0.0, 1.0, e) * (2.0 + e) * inverse
+
+
+@triton.jit
+def exp_reduced(x):
+    """exp(x) with the argument reduced first: x * log2(e) alone, rounded, costs 1e-6 of the result at |x| = 30."""
+    x = tl.where(x < -120.0, -120.0, x)
+    x = tl.where(x > 120.0, 120.0, x)
+    k = tl.floor(x * 1.4426950408889634 + 0.5)
+    r = (x - k * 0.693359375) + k * 2.12194440054690583e-4
+    return tl.exp2(r * 1.4426950408889634) * tl.exp2(k)
+
+
+@triton.jit
+def one_minus_exp_neg(a):
+    """(exp(-a), 1 - exp(-a)) for a >= 0; the second by its series below 1/2, where the subtraction would cancel."""
+    u = exp_reduced(-a)
+    s = tl.where(a < 0.5, a, 0.0)
+    p = 1.0 / 5040.0 - s * (1.0 / 40320.0)
+    p = 1.0 / 720.0 - s * p
+    p = 1.0 / 120.0 - s * p
+    p = 1.0 / 24.0 - s * p
+    p = 1.0 / 6.0 - s * p
+    p = 0.5 - s * p
+    p = 1.0 - s * p
+    return u, tl.where(a < 0.5, a * p, 1.0 - u)
+
+
+@triton.jit
+def expm1_excess(x):
+    """exp(x) - 1 - x, by its series for |x| <= 1, where the subtraction would cancel."""
+    small = tl.abs(x) <= 1.0
+    s = tl.where(small, x, 0.0)
+    p = 1.0 / 3628800.0 + s * (1.0 / 39916800.0)
+    p = 1.0 / 362880.0 + s * p
+    p = 1.0 / 40320.0 + s * p
+    p = 1.0 / 5040.0 + s * p
+    p = 1.0 / 720.0 + s * p
+    p = 1.0 / 120.0 + s * p
+    p = 1.0 / 24.0 + s * p
+    p = 1.0 / 6.0 + s * p
+    p = 0.5 + s * p
+    # at +inf the limit is inf, not inf - inf
+    return tl.where(small, x * x * p, (exp_reduced(x) - 1.0) - tl.where(x > 120.0, 120.0, x))
