@@ -3,6 +3,9 @@
 The forward pass already holds every gradient; backward only scales them, never in place, so it may run twice. It goes
 through a second function that takes the inputs too and refuses to be differentiated: without it, a gradient penalty would
 silently get a second derivative of zero.
+
+The second functions have a fixed number of parameters: where no gradient flows, Dynamo tells by their number whether
+`forward` wants a ctx.
 """
 
 from __future__ import annotations
@@ -17,40 +20,62 @@ from .ops import pairs_op, rows_op
 NO_SECOND = "prolap_kernels: second derivatives are not implemented; backend='reference' has them"
 
 
-class _Final(torch.autograd.Function):
-    """A function whose result cannot be differentiated again."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(NO_SECOND)
-
-
-class _PairGradients(_Final):
-    @staticmethod
-    def forward(g: Tensor, *args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        inputs, sums, (how, per_row, need) = args[:8], args[8:13], args[13:]
-        if per_row:  # the saved sums weigh all rows alike: run again with the weights that came
-            sums, g = pairs_op(*inputs, g.contiguous(), *how, *need)[1:], g.new_ones(())
-        phi_x, phi_y, alpha, beta, scale = inputs[:5]
-        dphi_x, dphi_y, row, col, dot = sums
-        # the cast comes last, after g, or a loss scaler would come too late for float16
-        return (
-            (g * dphi_x).to(phi_x.dtype),
-            (g * dphi_y).to(phi_y.dtype),
-            g * scale * row if alpha.numel() else torch.zeros_like(alpha),
-            g * scale * col if beta.numel() else torch.zeros_like(beta),
-            g * dot.sum(),
-            g * row.sum(),
+def wants_grad(*tensors: Tensor) -> bool:
+    """Whether a gradient will be asked for; read before `apply`, inside which no tensor says so any more."""
+    # isinstance, not `is None`: Dynamo answers the second wrongly for this call
+    if torch.compiler.is_compiling() and not isinstance(torch._C._functorch.peek_interpreter_stack(), type(None)):
+        # there requires_grad reads False for everything, and every gradient would silently be zero
+        raise RuntimeError(
+            "prolap_kernels: torch.func transforms inside torch.compile do not work; compile the loss alone"
         )
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
+def _keep_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    pass
+
+
+def _refuse(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(NO_SECOND)
+
+
+class _Scaled(torch.autograd.Function):
+    """g * grad in the dtype of `value`; the cast comes last, after g, or a loss scaler would come too late for float16."""
+
+    @staticmethod
+    def forward(g: Tensor, grad: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        return (g * grad).to(value.dtype)
+
+    setup_context = staticmethod(_keep_nothing)
+    backward = staticmethod(_refuse)
+
+
+class _Weighted(torch.autograd.Function):
+    """The gradients of sum_i g_i L_i: saved sums weigh all rows alike, so the pass runs again with the weights that came."""
+
+    @staticmethod
+    def forward(
+        g: Tensor, phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
+        x_id: Tensor, y_id: Tensor, how: tuple[Any, ...], need: tuple[bool, ...],
+    ) -> tuple[Tensor, ...]:  # type: ignore[override]  # fmt: skip
+        sums = pairs_op(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, g.contiguous(), *how, *need)[1:]
+        grads = _gradients(scale, *sums)
+        return tuple(grad.to(value.dtype) for grad, value in zip(grads, (phi_x, phi_y), strict=False)) + grads[2:]
+
+    setup_context = staticmethod(_keep_nothing)
+    backward = staticmethod(_refuse)
+
+
+def _gradients(
+    scale: Tensor, dphi_x: Tensor, dphi_y: Tensor, row: Tensor, col: Tensor, dot: Tensor
+) -> tuple[Tensor, ...]:
+    """By phi_x, phi_y, alpha, beta, scale and bias."""
+    return dphi_x, dphi_y, scale * row, scale * col, dot.sum(), row.sum()
 
 
 class PairLoss(torch.autograd.Function):
-    """Tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given), per_row and
-    need = (dphi_x, dphi_y, sums). Returns the loss, [N] if per_row else 0-d; its gradients follow for saving."""
+    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given), per_row
+    and need = (dphi_x, dphi_y, sums). Returns the loss, [N] if per_row else 0-d; its gradients follow for saving."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -68,17 +93,24 @@ class PairLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         how, per_row, need = ctx.options
-        grads = _PairGradients.apply(g, *ctx.saved_tensors, how, per_row, need)
-        need_x, need_y, need_sums = need
-        wanted = (need_x, need_y, need_sums, need_sums, need_sums, need_sums)
+        inputs, sums = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        wanted = (
+            need[0],
+            need[1],
+            need[2] and inputs[2].numel() > 0,
+            need[2] and inputs[3].numel() > 0,
+            need[2],
+            need[2],
+        )
+        if per_row:
+            grads = _Weighted.apply(g, *inputs, how, need)
+        else:
+            saved = _gradients(inputs[4], *sums)
+            grads = tuple(
+                _Scaled.apply(g, grad, value) if want else None
+                for grad, value, want in zip(saved, inputs, wanted, strict=False)
+            )
         return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *[None] * 5)
-
-
-class _RowGradients(_Final):
-    @staticmethod
-    def forward(g: Tensor, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        inputs, grads = tensors[:count], tensors[count:]
-        return tuple((g[:, None] * grad).to(value.dtype) for value, grad in zip(inputs, grads, strict=True))
 
 
 class RowLoss(torch.autograd.Function):
@@ -96,4 +128,9 @@ class RowLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
-        return (None, None, *_RowGradients.apply(g, ctx.count, *ctx.saved_tensors))
+        inputs, grads = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        return (
+            None,
+            None,
+            *(_Scaled.apply(g[:, None], grad, value) for grad, value in zip(grads, inputs, strict=True)),
+        )

@@ -41,7 +41,9 @@ def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> G
         if tensor.dtype not in FLOATS:
             raise TypeError(f"{argument}.{part} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
     if mean.device != logvar.device:
-        raise ValueError(f"{argument}.mean and {argument}.logvar must share a device, got {mean.device} and {logvar.device}")
+        raise ValueError(
+            f"{argument}.mean and {argument}.logvar must share a device, got {mean.device} and {logvar.device}"
+        )
     return Gaussian(mean, logvar)
 
 

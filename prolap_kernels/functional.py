@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from . import reference
-from .autograd import PairLoss
+from .autograd import PairLoss, wants_grad
 from .backends import pick_backend
 from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
 from .gaussian import Gaussian, widen
@@ -100,7 +100,9 @@ def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias
     if not goal.averages:
         return
     if reduction != "rows":
-        raise ValueError(f"reduction must be 'rows' for the objective {goal.name!r}, which is an average, got {reduction!r}")
+        raise ValueError(
+            f"reduction must be 'rows' for the objective {goal.name!r}, which is an average, got {reduction!r}"
+        )
     if negatives_only:
         raise ValueError(f"negatives_only must be False for the objective {goal.name!r}: it needs its positives")
     if isinstance(bias, Tensor) or bias != 0.0:
@@ -115,7 +117,8 @@ def _reduce(value: Tensor, reduction: str, goal: Objective, ids: tuple[Tensor, T
 
 
 def _lifts(rule: Score, x: Gaussian, y: Gaussian) -> tuple[Lift, Lift]:
-    assert rule.lift_x is not None and rule.lift_y is not None
+    assert rule.lift_x is not None
+    assert rule.lift_y is not None
     device = x.mean.device.type
     with torch.autocast(device, enabled=False):
         left, right = rule.lift_x(x), rule.lift_y(y)
@@ -136,11 +139,8 @@ def _lifted(
     alpha = none if left.offset is None else left.offset
     beta = none if right.offset is None else right.offset
 
-    def needed(*tensors: Tensor) -> bool:
-        return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-
     how = (options.goal.name, options.backend, options.negatives_only, options.ids_given)
-    need = (needed(left.phi), needed(right.phi), needed(alpha, beta, scale, bias))
+    need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
     loss: Tensor = PairLoss.apply(
         left.phi, right.phi, alpha, beta, scale, bias, x_id, y_id, how, options.per_row, need
     )[0]
@@ -152,9 +152,7 @@ def _blank(side: Lift, ignored: Tensor) -> Lift:
     return Lift(phi, None if side.offset is None else side.offset.masked_fill(ignored, 0))
 
 
-def pairwise_score(
-    x: Gaussian | Tensor, y: Gaussian | Tensor, *, score: str = "csd", **score_options: str
-) -> Tensor:
+def pairwise_score(x: Gaussian | Tensor, y: Gaussian | Tensor, *, score: str = "csd", **score_options: str) -> Tensor:
     """The matrix s_ij = s(x_i, y_j), [N, M], for when it is wanted; higher is more alike.
 
     x, y: Gaussians [N, D] and [M, D]; score: a name in `SCORES`. In float32 (float64 for float64 inputs), differentiable.

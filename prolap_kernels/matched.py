@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .autograd import RowLoss
+from .autograd import RowLoss, wants_grad
 from .backends import pick_backend
 from .checks import as_gaussian, check_sides, choose
 from .gaussian import Gaussian
@@ -19,7 +19,9 @@ ReduceDims = Literal["sum", "mean", "none"]
 REDUCE_DIMS = dict.fromkeys(("sum", "mean", "none"))
 
 
-def _rows(levels: Sequence[Gaussian], weight: Tensor, kind: str, form: tuple[float, float, float], backend: str | None) -> Tensor:
+def _rows(
+    levels: Sequence[Gaussian], weight: Tensor, kind: str, form: tuple[float, float, float], backend: str | None
+) -> Tensor:
     first = levels[0].mean
     how = pick_backend(backend, first.device, first.dtype)
     if how == "reference":
@@ -27,8 +29,7 @@ def _rows(levels: Sequence[Gaussian], weight: Tensor, kind: str, form: tuple[flo
             return vib.formula(levels[0], kind == "vib/prolip")
         return inclusion.formula_chain(list(levels), weight, form[0], form[1:], kind)
     tensors = [part for level in levels for part in level]
-    need = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    rows: Tensor = RowLoss.apply((kind, *form, how, need), weight, *tensors)[0]
+    rows: Tensor = RowLoss.apply((kind, *form, how, wants_grad(*tensors)), weight, *tensors)[0]
     return rows
 
 
@@ -74,7 +75,9 @@ def inclusion_loss(
     On its own this loss pushes the means of x and y apart (H grows with their distance): keep a contrastive loss beside it,
     detach the means, or use the convention "prolip".
     """
-    return hierarchical_inclusion_loss([x, y], scale=scale, convention=convention, reduce_dims=reduce_dims, backend=backend)
+    return hierarchical_inclusion_loss(
+        [x, y], scale=scale, convention=convention, reduce_dims=reduce_dims, backend=backend
+    )
 
 
 def hierarchical_inclusion_loss(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,14 +26,17 @@ def pairs_op(
             from .backends.fused import sigmoid_lift
 
             return sigmoid_lift(*problem, negatives_only, need_x, need_y, need_sums)
-        return tuple(pair_sums(problem, objective, negatives_only, ids_given, (need_x, need_y, need_sums)))
+        loss, *sums = pair_sums(problem, objective, negatives_only, ids_given, (need_x, need_y, need_sums))
+        return loss, sums[0], sums[1], sums[2], sums[3], sums[4]
 
 
 @pairs_op.register_fake
-def _(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight,
-      objective, backend, negatives_only, ids_given, need_x, need_y, need_sums):  # type: ignore[no-untyped-def]  # fmt: skip
+def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    scale, objective, (need_x, need_y, need_sums) = rest[2], rest[7], rest[11:]
+
     def empty(wanted: bool, *shape: int) -> Tensor:
-        return scale.new_empty(shape if wanted else 0)
+        made: Tensor = scale.new_empty(shape if wanted else 0)
+        return made
 
     n, m = phi_x.shape[0], phi_y.shape[0]
     return (
@@ -46,7 +51,14 @@ def _(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight,
 
 @torch.library.custom_op("prolap_kernels::rows", mutates_args=())
 def rows_op(
-    tensors: list[Tensor], weight: Tensor, kind: str, scale: float, kappa: float, rho: float, backend: str, need_grad: bool
+    tensors: list[Tensor],
+    weight: Tensor,
+    kind: str,
+    scale: float,
+    kappa: float,
+    rho: float,
+    backend: str,
+    need_grad: bool,
 ) -> list[Tensor]:
     """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
     "vib" or "vib/prolip". Returns rows [N], then the gradient of their sum by each of `tensors`."""
@@ -76,6 +88,6 @@ def _fused_rows(
 
 
 @rows_op.register_fake
-def _(tensors, weight, kind, scale, kappa, rho, backend, need_grad):  # type: ignore[no-untyped-def]
+def _(tensors: list[Tensor], weight: Tensor, *rest: Any) -> list[Tensor]:
     rows = weight.new_empty(tensors[0].shape[0])
-    return [rows, *(weight.new_empty(t.shape if need_grad else 0) for t in tensors)]
+    return [rows, *(weight.new_empty(t.shape if rest[-1] else 0) for t in tensors)]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def resolve_ids(x_id: Tensor | None, y_id: Tensor | None, n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def resolve_ids(
+    x_id: Tensor | None, y_id: Tensor | None, n: int, m: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Both ids as int64 [n] and [m]; by default row i of x belongs to row i of y and to no other."""
     if x_id is None or y_id is None:
         return torch.arange(n, device=device), torch.arange(m, device=device)

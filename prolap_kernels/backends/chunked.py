@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..gaussian import widen
@@ -115,7 +114,13 @@ def pair_sums(
 
 
 def _add(
-    sums: PairSums, problem: PairProblem, block: Block, score: Tensor, loss: Tensor | None, grad: Tensor, need: tuple[bool, ...]
+    sums: PairSums,
+    problem: PairProblem,
+    block: Block,
+    score: Tensor,
+    loss: Tensor | None,
+    grad: Tensor,
+    need: tuple[bool, ...],
 ) -> None:
     rows, cols = block.rows, block.cols
     if loss is not None:

@@ -25,7 +25,9 @@ def find_score(name: str, **options: str) -> Score:
     """The score of this name; `convention="prolip"` picks the public variant of inclusion."""
     convention = options.pop("convention", "exact")
     if options:
-        raise TypeError(f"score {name!r} takes no option {sorted(options)[0]!r}; the only one is 'convention', of 'inclusion'")
+        raise TypeError(
+            f"score {name!r} takes no option {sorted(options)[0]!r}; the only one is 'convention', of 'inclusion'"
+        )
     choose("convention", convention, CONVENTIONS)
     if convention != "exact" and name != "inclusion":
         raise TypeError(f"score {name!r} has no conventions; 'convention' belongs to 'inclusion'")

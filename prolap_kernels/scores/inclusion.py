@@ -26,4 +26,6 @@ def formula(x: Gaussian, y: Gaussian, kappa: float, rho: float) -> Tensor:
 
 
 INCLUSION = Score("inclusion", partial(formula, kappa=0.5, rho=1.0))
-INCLUSION_PROLIP = Score("inclusion/prolip", partial(formula, kappa=CONVENTIONS["prolip"][0], rho=CONVENTIONS["prolip"][1]))
+INCLUSION_PROLIP = Score(
+    "inclusion/prolip", partial(formula, kappa=CONVENTIONS["prolip"][0], rho=CONVENTIONS["prolip"][1])
+)

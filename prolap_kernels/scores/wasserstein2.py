@@ -15,7 +15,7 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
 
 
 def lift_x(z: Gaussian) -> Lift:
-    """As a lift, nearly equal pairs lose digits to cancellation; in float32 the deviations' part is lost from logvar about -14 on."""
+    """Nearly equal pairs lose digits to cancellation; in float32 the deviations' part is lost from logvar about -14 on."""
     point = torch.cat([z.mean, z.std.to(z.mean.dtype)], -1)
     return Lift(2 * point, -widen(point).square().sum(-1))
 
