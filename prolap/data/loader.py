@@ -1,0 +1,131 @@
+"""Micro-batches of matched sounds and captions, a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prolap.config import Config
+from prolap.data.batch import LEVELS, Batch
+from prolap.data.dataset import AudioTextData, Caption
+from prolap.seeding import numpy_generator
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+def draw_caption(captions: Sequence[Caption], weights: Sequence[float], level_draw: float, draw: float) -> Caption:
+    """A caption: its level by `weights` among the levels present, then any caption of that level.
+
+    level_draw and draw are uniform in [0, 1). Captions of unknown level (-1) form one more level of weight 1.
+    """
+    levels = sorted({caption.level for caption in captions})
+    shares = np.cumsum([1.0 if level < 0 else weights[level] for level in levels])
+    if shares[-1] <= 0:  # only levels of weight 0: all are alike
+        shares = np.arange(1.0, len(levels) + 1)
+    level = levels[int(np.searchsorted(shares, level_draw * shares[-1], side="right"))]
+    pool = [caption for caption in captions if caption.level == level]
+    return pool[int(draw * len(pool))]
+
+
+class Loader:
+    """An infinite stream of micro-batches of `config.batch_size` pairs.
+
+    Each epoch is a new order of the clips by (seed, epoch); what does not fill a batch is left out. The caption of a
+    clip, and the crop of a longer file, are drawn by (seed, epoch, index). Nothing depends on `config.workers`.
+
+    Errors: ValueError if the data set has fewer clips than a batch.
+    """
+
+    def __init__(self, data: AudioTextData, tokenizer: Tokenizer, config: Config) -> None:
+        self.data = data
+        self.tokenizer = tokenizer
+        self.config = config
+        size = config.overfit or config.batch_size
+        if size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {size}")
+        if len(data) < size:
+            what = "overfit" if config.overfit else "batch_size"
+            raise ValueError(f"{what} is {size}, but {data.name} has only {len(data)} clips")
+        self.size = size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Micro-batches of an epoch."""
+        return 1 if self.config.overfit else len(self.data) // self.size
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  a loader lives as long as its run
+    def _order(self, epoch: int) -> np.ndarray:
+        return numpy_generator(self.config.seed, "order", epoch).permutation(len(self.data))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019
+    def _draws(self, epoch: int) -> np.ndarray:
+        return numpy_generator(self.config.seed, "caption", epoch).random((len(self.data), 2))
+
+    def batch(self, step: int) -> Batch:
+        """Micro-batch number `step`, counted from 0."""
+        if self.config.overfit:
+            epoch, indices = 0, np.arange(self.size)
+        else:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            indices = self._order(epoch)[position * self.size : (position + 1) * self.size]
+        draws = self._draws(epoch)
+        weights = self.config.data.level_weights
+        chosen = [draw_caption(self.data.captions(i), weights, *draws[i]) for i in indices.tolist()]
+        audio, frames = self.data.features_batch(indices, epoch)
+        unknown = (-1,) * LEVELS
+        return Batch(
+            audio=audio,
+            frames=frames,
+            tokens=self.tokenizer([caption.text for caption in chosen]),
+            index=torch.from_numpy(indices.astype(np.int64)),
+            chain=torch.tensor([self.data.chain(i) or unknown for i in indices.tolist()], dtype=torch.int64),
+            level=torch.tensor([caption.level for caption in chosen], dtype=torch.int64),
+        )
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """Micro-batches `start_step`, `start_step` + 1, ... without end."""
+        if start_step < 0:
+            raise ValueError(f"start_step must not be negative, got {start_step}")
+        if self.config.workers == 0:
+            return self._here(start_step)
+        return iter(
+            torch.utils.data.DataLoader(
+                _Steps(self),
+                batch_size=None,
+                sampler=_Count(start_step),
+                num_workers=self.config.workers,
+                prefetch_factor=2,
+            )
+        )
+
+    def _here(self, step: int) -> Iterator[Batch]:
+        while True:
+            yield self.batch(step)
+            step += 1
+
+
+class _Steps(torch.utils.data.Dataset[Batch]):
+    """Step number -> batch, for the workers of a DataLoader, which keeps their order."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.loader.batch(step)
+
+
+class _Count(torch.utils.data.Sampler[int]):
+    """start, start + 1, ..."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        step = self.start
+        while True:
+            yield step
+            step += 1

@@ -1,0 +1,165 @@
+"""The note bank: short recordings of every sound source, rendered once from a General MIDI soundfont and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prolap.config import DataConfig
+from prolap.data import cache, midi
+from prolap.data.sources import SOURCES, Source
+
+FORMAT = 1  # part of the file name: raise it when the contents change their meaning
+SECONDS = 2.0
+SILENT = 1e-4  # RMS of full scale: quieter notes count as missing
+LOUD_WINDOW = 0.25  # seconds over which the level of a note is measured
+FEWEST = 20  # sources that a soundfont must have for scenes to make sense
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Rendered notes.
+
+    notes: [sources, 12, samples] int16, each note scaled to a peak of 0.98 of full scale.
+    levels: [sources, 12] float32, RMS of the loudest quarter of a second of the scaled note.
+    silent: sources without sound in this soundfont; their rows are zero.
+    checksum: of the contents, 32 hexadecimal digits.
+    """
+
+    notes: NDArray[np.int16]
+    levels: NDArray[np.float32]
+    sample_rate: int
+    checksum: str
+
+    @property
+    def silent(self) -> frozenset[str]:
+        return frozenset(source.key for source, level in zip(SOURCES, self.levels, strict=True) if not level.all())
+
+
+def default_soundfont() -> Path:
+    """TimGM6mb.sf2 as the package `pretty_midi` ships it; found without importing that package.
+
+    Errors: ModuleNotFoundError if the package is missing.
+    """
+    spec = importlib.util.find_spec("pretty_midi")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("the embedded scenes need the soundfont in pretty_midi: pip install prolap[train]")
+    return Path(spec.origin).parent / "TimGM6mb.sf2"
+
+
+def read_soundfont(path: str | None) -> bytes:
+    """The bytes of a .sf2 file; None reads the default one.
+
+    Errors: FileNotFoundError or ValueError, naming `data.soundfont`.
+    """
+    file = default_soundfont() if path is None else Path(path).expanduser()
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise FileNotFoundError(f"data.soundfont: cannot read {file} ({error.strerror}); wanted a .sf2 file") from error
+    if content[:4] != b"RIFF" or content[8:12] != b"sfbk":
+        raise ValueError(f"data.soundfont: {file} is no SoundFont 2 file (it lacks the RIFF sfbk header)")
+    return content
+
+
+def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.float32]:
+    """[12, samples] mono float32, unscaled."""
+    try:
+        import midirenderer
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise ModuleNotFoundError(f"rendering needs {error.name}: pip install prolap[train]") from error
+    slot = round(SECONDS * 1000)
+    hold = slot - 4 if source.style == "texture" else slot * 3 // 4
+    song = midi.single_notes(source.program, source.notes(), slot, hold)
+    wave, rate = soundfile.read(io.BytesIO(midirenderer.render_wave_from(font, song)), dtype="float32")
+    mono = soxr.resample(wave.mean(axis=1), rate, sample_rate)
+    count, samples = len(source.notes()), round(SECONDS * sample_rate)
+    out = np.zeros(count * samples, np.float32)
+    out[: min(out.size, mono.size)] = mono[: out.size]
+    return out.reshape(count, samples)
+
+
+def _level(notes: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+    """RMS of the loudest `window` samples of each row."""
+    energy = np.cumsum(np.pad(notes.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
+    return np.sqrt((energy[:, window:] - energy[:, :-window]).max(axis=1) / window).astype(np.float32)
+
+
+def render(font: bytes, sample_rate: int, progress: cache.Progress) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Notes and levels of all sources, about 15 seconds of one CPU core."""
+    samples = round(SECONDS * sample_rate)
+    notes = np.zeros((len(SOURCES), 12, samples), np.int16)
+    levels = np.zeros((len(SOURCES), 12), np.float32)
+    window = round(LOUD_WINDOW * sample_rate)
+    for row, source in enumerate(SOURCES):
+        wave = _render_source(font, source, sample_rate)
+        heard = _level(wave, window) > SILENT
+        if heard.all():
+            wave *= 0.98 / np.abs(wave).max(axis=1, keepdims=True)
+            notes[row] = np.round(wave * 32767)
+            levels[row] = _level(wave, window)
+        progress("rendering notes", row + 1, len(SOURCES))
+    return notes, levels
+
+
+def _digest(notes: NDArray[np.int16], levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    hashed = hashlib.blake2b(notes.data, digest_size=16)
+    hashed.update(levels.tobytes())
+    return np.frombuffer(hashed.digest(), np.uint8)
+
+
+def _load(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
+    """The cached bank, or None if it is not there or its contents are not what was written."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            notes, levels, digest = file["notes"], file["levels"], file["digest"]
+        if np.array_equal(_digest(notes, levels), digest):
+            return notes, levels
+        reason = "its checksum is wrong"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error)
+    log.warning("the note bank %s is damaged (%s) and is rendered again", path, reason)
+    return None
+
+
+def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Bank:
+    """The note bank of `config.soundfont` at `config.sample_rate`, from the cache or rendered into it.
+
+    Errors: FileNotFoundError or ValueError if the soundfont cannot be read or has fewer than 20 of the sources.
+    """
+    font = read_soundfont(config.soundfont)
+    facts = [source[:5] for source in SOURCES]
+    name = cache.key(
+        format=FORMAT,
+        font=hashlib.blake2b(font, digest_size=16).hexdigest(),
+        rate=config.sample_rate,
+        seconds=SECONDS,
+        sources=facts,
+    )
+    path = cache.folder(config.cache) / f"notes-{name}.npz"
+    found = _load(path)
+    if found is None:
+        with cache.reporter(progress) as report:
+            found = render(font, config.sample_rate, report)
+        with cache.atomic(path) as file:
+            np.savez(file, notes=found[0], levels=found[1], digest=_digest(*found))
+    bank = Bank(found[0], found[1], config.sample_rate, _digest(*found).tobytes().hex())
+    if len(SOURCES) - len(bank.silent) < FEWEST:
+        raise ValueError(f"data.soundfont: only {len(SOURCES) - len(bank.silent)} of {len(SOURCES)} sources sound")
+    if bank.silent:
+        log.warning("sources without sound in this soundfont are left out: %s", ", ".join(sorted(bank.silent)))
+    return bank
