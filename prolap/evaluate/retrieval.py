@@ -1,0 +1,194 @@
+"""Retrieval: R@k, mAP@k and risk-coverage, from the ranks of the relevant gallery items.
+
+Ranks are computed once for each query and kept, so every metric, also a paired comparison with another model, is a
+function of them. Ties are broken against us: an irrelevant item that scores as high as a relevant one comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from prolap_kernels import Gaussian, pairwise_score
+
+_BLOCK = 4_000_000  # scores held at a time
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of each query's relevant items, counted from 1."""
+
+    ranks: NDArray[np.int64]
+    """[Q, P] in ascending order, 0 behind the last relevant item."""
+    positives: NDArray[np.int64]
+    """[Q], how many items are relevant to each query."""
+    gallery: int
+    """How many items each query was compared with."""
+
+    def __len__(self) -> int:
+        return len(self.positives)
+
+    def only(self, queries: ArrayLike) -> Ranks:
+        """The same for some of the queries (indices or a mask); the gallery stays whole."""
+        index = np.asarray(queries)
+        return Ranks(self.ranks[index], self.positives[index], self.gallery)
+
+    def hits(self, k: int) -> NDArray[np.float64]:
+        """[Q] 1 where the best relevant item is among the first k, else 0."""
+        return (self.ranks[:, 0] <= k).astype(np.float64)
+
+    def average_precision(self, k: int) -> NDArray[np.float64]:
+        """[Q] (1/P) sum_i i / r_i over the sorted ranks r_i <= k: P counts the relevant items missed too."""
+        place = np.arange(1, self.ranks.shape[1] + 1)
+        found = (self.ranks > 0) & (self.ranks <= k)
+        return np.where(found, place / np.maximum(self.ranks, 1), 0.0).sum(1) / self.positives
+
+    @property
+    def chance_r1(self) -> float:
+        """Expected R@1 of a random order: the mean of P / gallery."""
+        return float(np.mean(self.positives / self.gallery))
+
+
+def _padded(relevance: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64], gallery: int) -> NDArray[np.int64]:
+    rows = [np.unique(np.atleast_1d(np.asarray(row, dtype=np.int64))) for row in relevance]
+    for query, row in enumerate(rows):
+        if not len(row):
+            raise ValueError(f"relevance of query {query} is empty; each query needs a relevant item.")
+        if row[0] < 0 or row[-1] >= gallery:
+            raise ValueError(f"relevance of query {query} is {row.tolist()}; the gallery has {gallery} items.")
+    out = np.full((len(rows), max(map(len, rows), default=1)), -1, dtype=np.int64)
+    for query, row in enumerate(rows):
+        out[query, : len(row)] = row
+    return out
+
+
+def ranks(
+    queries: Gaussian,
+    gallery: Gaussian,
+    relevance: Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64],
+    *,
+    score: str = "csd",
+) -> Ranks:
+    """Ranks of the relevant items of each query by `pairwise_score`, in bounded blocks of queries.
+
+    `relevance[q]` is the index, or the indices, of the gallery items relevant to query q (binary). The i-th relevant
+    item, best first, has rank i + (number of irrelevant items that score at least as high). Scores are taken in float64
+    and rounded to float32, so that equal embeddings tie exactly wherever they stand in a matrix product. A score that
+    is not finite is an error.
+    """
+    relevant = torch.from_numpy(_padded(relevance, len(gallery.mean)))
+    if len(relevant) != len(queries.mean):
+        raise ValueError(f"relevance has {len(relevant)} rows for {len(queries.mean)} queries; one a query is wanted.")
+    queries, gallery = _double(queries), _double(gallery)
+    block = max(1, _BLOCK // max(1, len(gallery.mean)))
+    found = torch.zeros_like(relevant)
+    for first in range(0, len(relevant), block):
+        rows = slice(first, first + block)
+        scores = pairwise_score(Gaussian(queries.mean[rows], queries.logvar[rows]), gallery, score=score).float()
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(f"score {score!r} of queries {first} to {first + len(scores) - 1} is not finite.")
+        found[rows] = _rank_block(scores, relevant[rows])
+    return Ranks(found.numpy(), (relevant >= 0).sum(1).numpy(), len(gallery.mean))
+
+
+def _double(z: Gaussian) -> Gaussian:
+    return Gaussian(z.mean.detach().double(), z.logvar.detach().double())
+
+
+def _rank_block(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
+    valid = relevant >= 0
+    best = scores.gather(1, relevant.clamp(min=0)).masked_fill(~valid, -torch.inf)
+    rest = scores.scatter(1, torch.where(valid, relevant, relevant[:, :1]), -torch.inf)
+    best = best.sort(dim=1, descending=True).values
+    out = torch.zeros_like(relevant)
+    for place in range(relevant.shape[1]):
+        above = (rest >= best[:, place, None]).sum(1)
+        out[:, place] = torch.where(best[:, place] > -torch.inf, above + place + 1, 0)
+    return out
+
+
+def clips_to_captions(clip_of_caption: ArrayLike, clips: int) -> list[list[int]]:
+    """For each of `clips` clips the indices of its captions: the relevance of audio-to-text."""
+    out: list[list[int]] = [[] for _ in range(clips)]
+    for caption, clip in enumerate(np.asarray(clip_of_caption, dtype=np.int64).tolist()):
+        out[clip].append(caption)
+    return out
+
+
+def summary(result: Ranks) -> dict[str, float]:
+    """`r1`, `r5`, `r10`, `map10`: fractions, means over the queries."""
+    values = {f"r{k}": float(result.hits(k).mean()) for k in (1, 5, 10)}
+    return {**values, "map10": float(result.average_precision(10).mean())}
+
+
+@dataclass(frozen=True)
+class TwoWay:
+    """Both directions of one gallery of clips and captions."""
+
+    t2a: Ranks
+    """Every caption is a query; its clip is the one relevant item."""
+    a2t: Ranks
+    """Every clip is a query over all captions; all of its captions are relevant."""
+    clip_of_caption: NDArray[np.int64]
+
+    def metrics(self, clips: ArrayLike | None = None) -> dict[str, object]:
+        """`t2a`, `a2t`, `n` (clips asked), `captions`, `gallery` (clips), `chance_r1`.
+
+        `clips` (a mask over clips) restricts the queries, and never the gallery.
+        """
+        mask = np.ones(len(self.a2t), bool) if clips is None else np.asarray(clips, dtype=bool)
+        t2a, a2t = self.t2a.only(mask[self.clip_of_caption]), self.a2t.only(mask)
+        return {
+            "t2a": summary(t2a),
+            "a2t": summary(a2t),
+            "n": len(a2t),
+            "captions": len(t2a),
+            "gallery": self.t2a.gallery,
+            "chance_r1": t2a.chance_r1,
+        }
+
+
+def retrieve(audio: Gaussian, text: Gaussian, clip_of_caption: ArrayLike, *, score: str = "csd") -> TwoWay:
+    """Text-to-audio and audio-to-text ranks; `clip_of_caption` [captions] names each caption's clip."""
+    clip = np.asarray(clip_of_caption, dtype=np.int64)
+    return TwoWay(
+        t2a=ranks(text, audio, clip, score=score),
+        a2t=ranks(audio, text, clips_to_captions(clip, len(audio.mean)), score=score),
+        clip_of_caption=clip,
+    )
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """What retrieval gains when it may decline the queries it is least sure of."""
+
+    coverage: NDArray[np.float64]
+    """[steps] share of the queries answered, 1/N .. 1."""
+    hit_rate: NDArray[np.float64]
+    """[steps] mean hit among the answered ones; risk is 1 - hit_rate."""
+
+    def at(self, coverage: float) -> float:
+        """Hit rate at this coverage."""
+        return float(np.interp(coverage, self.coverage, self.hit_rate))
+
+    @property
+    def area(self) -> float:
+        """Mean risk over all coverages (AURC); lower is better."""
+        return float(1.0 - self.hit_rate.mean())
+
+
+def risk_coverage(hits: ArrayLike, uncertainty: ArrayLike) -> RiskCoverage:
+    """Answer the queries in ascending order of `uncertainty` [Q]; `hits` [Q] in 0..1.
+
+    Queries of equal uncertainty count with the mean hit of their group, the expectation over their order.
+    """
+    hit = np.asarray(hits, dtype=np.float64)
+    _, group = np.unique(np.asarray(uncertainty, dtype=np.float64), return_inverse=True)
+    size = np.bincount(group)
+    expected = (np.bincount(group, weights=hit) / size)[np.sort(group)]
+    count = np.arange(1, len(hit) + 1)
+    return RiskCoverage(count / len(hit), np.cumsum(expected) / count)
