@@ -30,4 +30,4 @@ def open_data(
         raise ValueError(f"data.{split}: name a manifest (.csv or .jsonl), since data.train is not `scenes`")
     from prolap.data.manifest import ManifestData
 
-    return ManifestData(where, config.data, config.seed, split)
+    return ManifestData(where, config.data, config.seed, split, progress)

@@ -60,4 +60,5 @@ class LogMel:
         frames = padded.unfold(0, self.window, self.hop)[:count] * self._hann
         spectrum = torch.fft.rfft(frames)
         power = spectrum.real.square() + spectrum.imag.square()
-        return ((power @ self.bank + FLOOR).log() - MEAN) / STD
+        mels: Tensor = ((power @ self.bank + FLOOR).log() - MEAN) / STD
+        return mels

@@ -48,14 +48,14 @@ def _onsets(event: Event, start: float, end: float, rng: np.random.Generator) ->
     """Start and length in seconds of every note of an event."""
     if event.rhythm == "lasting":
         step = 1.7  # the two-second recordings overlap by their fades
-        return [(t, min(2.0, end - t)) for t in np.arange(start, end - 0.3, step)]
+        return [(t, min(2.0, end - t)) for t in np.arange(start, end - 0.3, step).tolist()]
     if event.rhythm == "brief":
         return [(start, float(rng.uniform(*BRIEF)))]
     if event.rhythm == "single":
         return [(start, min(2.0, end - start))]
     pause = float(rng.uniform(*PAUSE[event.rhythm]))
     length = pause if BY_KEY[event.source].style == "melodic" else 2.5 * pause
-    return [(t, min(length, end - t)) for t in np.arange(start, end - 0.1, pause)]
+    return [(t, min(length, end - t)) for t in np.arange(start, end - 0.1, pause).tolist()]
 
 
 def _add(out: NDArray[np.float32], note: NDArray[np.int16], gain: float, at: int, fade: int) -> None:

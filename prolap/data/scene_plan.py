@@ -20,6 +20,7 @@ from prolap.seeding import numpy_generator
 VERSION = 1  # of the plans and their meanings; part of every cached file's name
 Relation = Literal["alone", "while", "then", "joined"]
 Split = Literal["train", "dev", "test"]
+TOGETHER: tuple[Relation, ...] = ("while", "then", "joined")
 
 SETS = {1: len(SOURCES), 2: 1100, 3: 800}  # source sets by their size
 SIZE_WEIGHTS = {1: 0.2, 2: 0.5, 3: 0.3}
@@ -151,7 +152,7 @@ def draw(rng: np.random.Generator, universe: Universe, unseen: bool) -> Scene:
     events = [_event(rng, source) for source in sources]
     if len(events) == 1:
         return Scene("alone", tuple(events))
-    relation: Relation = ("while", "then", "joined")[rng.integers(3)]  # type: ignore[assignment]
+    relation: Relation = TOGETHER[rng.integers(3)]
     if relation != "then":
         events = _balanced(events)
     if relation == "while":

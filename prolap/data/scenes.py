@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -136,11 +137,11 @@ class SceneData:
     def _one(self, i: int) -> NDArray[np.float16]:
         return self.log_mel(torch.from_numpy(self.waveform(i))).numpy().astype(np.float16)
 
-    def _render(self, file: object, report: cache.Progress) -> None:
+    def _render(self, file: IO[bytes], report: cache.Progress) -> None:
         """Write all clips in order; threads share the work, each clip is computed by one of them alone."""
         clips, frames, mels = self._shape()
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, {**header, "shape": (clips, frames, mels)})  # type: ignore[arg-type]
+        header = {"descr": "<f2", "fortran_order": False, "shape": (clips, frames, mels)}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         self.log_mel.bank  # noqa: B018  made here, not by several threads at once
         starts = range(0, clips, CHUNK)
         threads = torch.get_num_threads()
@@ -148,7 +149,7 @@ class SceneData:
         try:
             with ThreadPoolExecutor(max(1, threads)) as pool:
                 for start, part in zip(starts, pool.map(self._chunk, starts), strict=True):
-                    file.write(part.tobytes())  # type: ignore[attr-defined]
+                    file.write(part.tobytes())
                     report(f"rendering {self.name}", min(start + CHUNK, clips), clips)
         finally:
             torch.set_num_threads(threads)

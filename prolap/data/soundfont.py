@@ -94,7 +94,8 @@ def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.
 def _level(notes: NDArray[np.float32], window: int) -> NDArray[np.float32]:
     """RMS of the loudest `window` samples of each row."""
     energy = np.cumsum(np.pad(notes.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
-    return np.sqrt((energy[:, window:] - energy[:, :-window]).max(axis=1) / window).astype(np.float32)
+    loudest: NDArray[np.float64] = (energy[:, window:] - energy[:, :-window]).max(axis=1)
+    return np.sqrt(loudest / window).astype(np.float32)
 
 
 def render(font: bytes, sample_rate: int, progress: cache.Progress) -> tuple[NDArray[np.int16], NDArray[np.float32]]:

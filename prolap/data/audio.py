@@ -1,0 +1,100 @@
+"""Audio files as mono waveforms of one sample rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class AudioError(ValueError):
+    """A file that cannot be used, with the reason in one sentence."""
+
+
+class Info(NamedTuple):
+    """Header of a file."""
+
+    samples: int
+    """Per channel, at the file's own rate."""
+    sample_rate: int
+    """Hz."""
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
+
+def _soundfile() -> ModuleType:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ModuleNotFoundError("reading audio files needs soundfile and soxr: pip install prolap[train]") from error
+    module: ModuleType = soundfile
+    return module
+
+
+def info(path: str | Path) -> Info:
+    """The header of an audio file.
+
+    Errors: AudioError if it is missing or no audio file.
+    """
+    soundfile = _soundfile()
+    try:
+        header = soundfile.info(str(path))
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise AudioError(f"{path}: {_reason(path, error)}") from error
+    return Info(header.frames, header.samplerate)
+
+
+def read(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+    """The waveform [T] float32: channels averaged, resampled to `sample_rate` (Hz) by soxr.
+
+    start, seconds: the part to read; None reads to the end.
+    Errors: AudioError if the file is missing, no audio, empty there, or holds numbers that are not finite.
+    """
+    soundfile = _soundfile()
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = file.samplerate
+            file.seek(min(round(start * rate), max(0, file.frames)))
+            count = -1 if seconds is None else round(seconds * rate)
+            sound = file.read(count, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise AudioError(f"{path}: {_reason(path, error)}") from error
+    if not len(sound):
+        raise AudioError(f"{path}: no samples from second {start:g} on")
+    mono = sound.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{path}: holds samples that are not finite")
+    if rate != sample_rate:
+        import soxr
+
+        mono = soxr.resample(mono, rate, sample_rate)
+    if not len(mono):
+        raise AudioError(f"{path}: shorter than one sample at {sample_rate} Hz")
+    return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if not Path(path).exists():
+        return "no such file"
+    return f"not readable as audio ({error})".replace("\n", " ")
+
+
+def crop(waveform: Tensor, samples: int, at: float = 0.0) -> Tensor:
+    """At most `samples` of the waveform [T]; at in [0, 1) places the window, 0 at the start, towards 1 at the end."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    if not 0.0 <= at < 1.0:
+        raise ValueError(f"at must lie in [0, 1), got {at}")
+    first = int(at * (max(0, waveform.numel() - samples) + 1))
+    return waveform[first : first + samples]
+
+
+def pad(waveform: Tensor, samples: int) -> Tensor:
+    """The waveform [T] followed by silence up to `samples`; longer ones stay as they are."""
+    return torch.nn.functional.pad(waveform, (0, max(0, samples - waveform.numel())))
