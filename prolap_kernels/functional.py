@@ -77,6 +77,8 @@ def pairwise_loss(
     how = pick_backend(backend, x.mean.device, x.mean.dtype, goal.name)
     scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
     ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
+    if x_id is not None:
+        x, y = _blank(rule, x, ids[0]), _blank(rule, y, ids[1])
     options = _Options(goal, how, negatives_only, x_id is not None, reduction == "none")
     if how == "reference" or rule.lift_x is None:
         matrix = reference.score_matrix(rule, x, y) if how == "reference" else _tile_matrix(rule, x, y)
@@ -119,37 +121,35 @@ def _reduce(value: Tensor, reduction: str, goal: Objective, ids: tuple[Tensor, T
 def _lifts(rule: Score, x: Gaussian, y: Gaussian) -> tuple[Lift, Lift]:
     assert rule.lift_x is not None
     assert rule.lift_y is not None
-    device = x.mean.device.type
-    with torch.autocast(device, enabled=False):
-        left, right = rule.lift_x(x), rule.lift_y(y)
-    if torch.is_autocast_enabled(device) and left.phi.dtype == torch.float32:
-        dtype = torch.get_autocast_dtype(device)
-        return left._replace(phi=left.phi.to(dtype)), right._replace(phi=right.phi.to(dtype))
-    return left, right
+    with torch.autocast(x.mean.device.type, enabled=False):
+        return rule.lift_x(x), rule.lift_y(y)
+
+
+def _as_autocast(side: Lift) -> Lift:
+    """Under autocast float32 factors of the product go to its dtype, as those of any matrix product would."""
+    device = side.phi.device.type
+    if not torch.is_autocast_enabled(device) or side.phi.dtype != torch.float32:
+        return side
+    return side._replace(phi=side.phi.to(torch.get_autocast_dtype(device)))
 
 
 def _lifted(
     rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
 ) -> Tensor:
-    left, right = _lifts(rule, x, y)
+    left, right = (_as_autocast(side) for side in _lifts(rule, x, y))
     none = scale.new_empty(0)
-    x_id, y_id = ids
-    if options.ids_given:  # 0 * NaN: what padding rows hold must not reach the products of the gradients
-        left, right = _blank(left, x_id < 0), _blank(right, y_id < 0)
     alpha = none if left.offset is None else left.offset
     beta = none if right.offset is None else right.offset
-
     how = (options.goal.name, options.backend, options.negatives_only, options.ids_given)
     need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
-    loss: Tensor = PairLoss.apply(
-        left.phi, right.phi, alpha, beta, scale, bias, x_id, y_id, how, options.per_row, need
-    )[0]
+    loss: Tensor = PairLoss.apply(left.phi, right.phi, alpha, beta, scale, bias, *ids, how, options.per_row, need)[0]
     return loss
 
 
-def _blank(side: Lift, ignored: Tensor) -> Lift:
-    phi = side.phi.masked_fill(ignored[:, None], 0)
-    return Lift(phi, None if side.offset is None else side.offset.masked_fill(ignored, 0))
+def _blank(rule: Score, z: Gaussian, row_id: Tensor) -> Gaussian:
+    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient."""
+    ignored = (row_id < 0)[:, None]
+    return Gaussian(z.mean.masked_fill(ignored, 0), z.logvar.masked_fill(ignored, 0) if rule.uses_logvar else z.logvar)
 
 
 def pairwise_score(x: Gaussian | Tensor, y: Gaussian | Tensor, *, score: str = "csd", **score_options: str) -> Tensor:

@@ -1,0 +1,57 @@
+"""Packaging: `pip install prolap` brings the losses alone; the trainer's needs are the extra `train`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "prolap_kernels" / "__init__.py").read_text()).group(1)
+
+TRAIN = [
+    # torchaudio 2.11 is the last release: it refuses newer CUDA builds of torch and does not load on CPU-only ones
+    "torch==2.11.0",
+    "torchaudio==2.11.0",
+    "soundfile>=0.12",  # wav, flac, ogg without FFmpeg
+    "soxr>=0.3",  # resampling
+    "midirenderer>=0.1.3",  # renders the embedded scenes
+    "pretty_midi>=0.2.10",  # ships the General MIDI soundfont that they are rendered from
+    "platformdirs>=4",  # the user's cache folder
+    "safetensors>=0.4",  # checkpoints that hold no code
+    "tyro>=1.0",  # command line from the typed configuration
+    "pyyaml>=6",  # configuration files
+    "rich>=13",  # progress bars and tables
+    "matplotlib>=3.8",  # plots
+    "scipy>=1.10",  # rank correlations
+    "tensorboard>=2.14",  # logs
+]
+TEST = [
+    "pytest>=8",
+    "hypothesis>=6.100",  # property tests
+    "ranx>=0.3.20",  # an independent implementation of the retrieval metrics
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+    "types-PyYAML",
+    "numpy<2.4",  # triton's interpreter cannot run loops with run-time bounds on newer ones
+]
+BENCH = ["pytest-benchmark>=4"]
+
+setup(
+    name="prolap",
+    version=VERSION,
+    description="Fused losses for probabilistic embeddings, and a trainer for Probabilistic Language-Audio Pre-training",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["prolap", "prolap.*", "prolap_kernels", "prolap_kernels.*"]),
+    package_data={"prolap": ["presets/*.yaml"], "prolap_kernels": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
+    extras_require={"train": TRAIN, "test": TEST, "bench": BENCH, "all": TRAIN + TEST + BENCH},
+    entry_points={"console_scripts": ["prolap = prolap.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,189 @@
+"""Losses of matched rows against the formulas, at variances where the formulas themselves give up."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
+from prolap_kernels.pointwise.inclusion import Terms
+from prolap_kernels.scores import CONVENTIONS
+from tests.kernels.common import gaussian
+
+CONVENTION_NAMES = list(CONVENTIONS)
+
+
+def levels_of(tensors: tuple[torch.Tensor, ...]) -> list[Gaussian]:
+    return [Gaussian(*tensors[i : i + 2]) for i in range(0, len(tensors), 2)]
+
+
+@pytest.mark.parametrize("backend", ["chunked", "reference"])
+@pytest.mark.parametrize("reduce_dims", ["sum", "mean", "none"])
+@pytest.mark.parametrize("convention", CONVENTION_NAMES)
+def test_gradcheck_of_the_chain(convention: str, reduce_dims: str, backend: str) -> None:
+    valid = torch.tensor([[True, False, True], [True, True, False]])
+
+    def loss(*tensors: torch.Tensor) -> torch.Tensor:
+        return hierarchical_inclusion_loss(
+            levels_of(tensors),
+            scale=0.7,
+            convention=convention,
+            reduce_dims=reduce_dims,
+            link_valid=valid,
+            backend=backend,
+        )
+
+    tensors = [t for seed in range(3) for t in gaussian(3, 2, seed)]
+    assert torch.autograd.gradcheck(loss, tensors)
+
+
+@pytest.mark.parametrize("convention", CONVENTION_NAMES)
+def test_gradcheck_of_the_score_also_where_variances_are_equal(convention: str) -> None:
+    x, y = gaussian(4, 3, 1), gaussian(4, 3, 2)
+
+    def score(mx: torch.Tensor, my: torch.Tensor, lx: torch.Tensor, ly: torch.Tensor) -> torch.Tensor:
+        return inclusion_score(Gaussian(mx, lx), Gaussian(my, ly), convention=convention)
+
+    assert torch.autograd.gradcheck(score, (x.mean, y.mean, x.logvar, y.logvar))
+    # at lx = ly the form switches sides: its derivative there is that of the smooth function
+    assert torch.autograd.gradcheck(score, (x.mean, y.mean, x.logvar, x.logvar.detach().clone().requires_grad_()))
+
+
+@pytest.mark.parametrize("convention", CONVENTION_NAMES)
+def test_gradcheck_of_vib(convention: str) -> None:
+    assert torch.autograd.gradcheck(
+        lambda m, lv: vib_loss(Gaussian(m, lv), convention=convention), tuple(gaussian(4, 3))
+    )
+
+
+def test_losses_are_what_their_docstrings_say() -> None:
+    x, y, z = (gaussian(4, 3, seed) for seed in range(3))
+    first, second = inclusion_score(x, y), inclusion_score(y, z)
+    expected = -torch.nn.functional.logsigmoid(2 * first).mean()
+    torch.testing.assert_close(inclusion_loss(x, y, scale=2.0), expected)
+    mean = -torch.nn.functional.logsigmoid(2 * first / 3).mean()
+    torch.testing.assert_close(inclusion_loss(x, y, scale=2.0, reduce_dims="mean"), mean)
+    both = -torch.nn.functional.logsigmoid(torch.cat([first, second])).mean()
+    torch.testing.assert_close(hierarchical_inclusion_loss([x, y, z]), both)
+
+
+def test_parity_with_the_public_prolip_formulas() -> None:
+    """log sigmoid per dimension with c = 1000, kappa = 1, rho = exp(-10); VIB on l/2."""
+    x, y = gaussian(5, 8, 1), gaussian(5, 8, 2)
+    lx, ly, vx, vy = x.logvar, y.logvar, x.logvar.exp(), y.logvar.exp()
+    h = (ly - lx) + 0.5 * torch.log((2 * vx + vy) / (vx + 2 * vy))
+    h = h + math.exp(-10) * (x.mean - y.mean) ** 2 * (1 / (vx + 2 * vy) - 1 / (2 * vx + vy)) * -1
+    want = -torch.nn.functional.logsigmoid(1000 * h).mean()
+    got = inclusion_loss(x, y, scale=1000.0, convention="prolip", reduce_dims="none")
+    torch.testing.assert_close(got, want, rtol=4e-15 * 1000, atol=0)
+    vib = -0.5 * (1 + lx / 2 - x.mean**2 - (lx / 2).exp()).mean()
+    torch.testing.assert_close(vib_loss(x, convention="prolip"), vib)
+    exact = torch.distributions.kl_divergence(
+        torch.distributions.Normal(x.mean, x.std), torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    ).mean()
+    torch.testing.assert_close(vib_loss(x), exact)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.floats(-30, 20), st.floats(-30, 20), st.floats(-3, 3), st.floats(-3, 3), st.sampled_from(CONVENTION_NAMES),
+    st.sampled_from([0.0, 1e-6, 1e-3, 1.0]),
+)  # fmt: skip
+def test_float32_error_and_antisymmetry(
+    lx: float, ly: float, mx: float, my: float, convention: str, near: float
+) -> None:
+    """At most 1e-6 times the sum of the terms' sizes, also for nearly equal variances; H(x in y) = -H(y in x) bit for bit."""
+    ly = lx + near * (ly - lx)
+    x, y = (Gaussian(torch.tensor([[m]]), torch.tensor([[lv]])) for m, lv in ((mx, lx), (my, ly)))
+    got = inclusion_score(x, y, convention=convention)
+    assert torch.equal(got, -inclusion_score(y, x, convention=convention))
+    kappa, rho = CONVENTIONS[convention]
+    a, b = (Gaussian(z.mean.double(), z.logvar.double()) for z in (x, y))
+    exact = Terms(a, b, kappa, rho)
+    size = kappa * (b.logvar - a.logvar).abs() + (exact.value - exact.gap).abs() + exact.gap.abs()
+    assert (got.double() - exact.value).abs() <= 1e-6 * size + torch.finfo(torch.float32).tiny
+
+
+@pytest.mark.parametrize("logvar", [-30.0, -22.0, 0.0, 20.0])
+def test_gradients_at_extreme_variances_are_those_of_float64(logvar: float) -> None:
+    x, y = gaussian(6, 4, 1, torch.float32, logvar), gaussian(6, 4, 2, torch.float32, logvar)
+    wide = [t.detach().double().requires_grad_() for t in (*x, *y)]
+    inclusion_score(x, y).sum().backward()
+    inclusion_score(Gaussian(*wide[:2]), Gaussian(*wide[2:])).sum().backward()
+    for got, want in zip((*x, *y), wide, strict=True):
+        assert (want.grad != 0).all()
+        torch.testing.assert_close(got.grad.double(), want.grad, rtol=2e-5, atol=1e-6 * float(want.grad.abs().max()))
+
+
+def test_the_stable_form_is_the_plain_formula() -> None:
+    tensors = [t for seed in range(4) for t in gaussian(5, 3, seed)]
+    for reduce_dims in ("sum", "mean", "none"):
+        options = {"scale": 0.3, "convention": "prolip", "reduce_dims": reduce_dims}
+        got = hierarchical_inclusion_loss(levels_of(tensors), **options, backend="chunked")
+        want = hierarchical_inclusion_loss(levels_of(tensors), **options, backend="reference")
+        torch.testing.assert_close(got, want, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4096])
+def test_row_blocks_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = gaussian(7, 3, 1), gaussian(7, 3, 2)
+    want = torch.autograd.grad(inclusion_loss(x, y), [*x, *y])
+    monkeypatch.setattr("prolap_kernels.pointwise.inclusion.ROWS", rows)
+    for a, b in zip(torch.autograd.grad(inclusion_loss(x, y), [*x, *y]), want, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_invalid_link_adds_nothing_even_if_it_holds_nan() -> None:
+    x, y = gaussian(3, 2, 1), gaussian(3, 2, 2)
+    want = inclusion_loss(x.rows(slice(0, 2)), y.rows(slice(0, 2)))
+    with torch.no_grad():
+        y.logvar[2] = float("nan")
+    got = hierarchical_inclusion_loss([x, y], link_valid=torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(got, want)
+    got.backward()
+    assert all((t.grad[2] == 0).all() for t in (*x, *y))
+    assert inclusion_loss(x, y).isnan()
+
+
+def test_no_valid_link_and_no_rows_are_zero() -> None:
+    x, y = gaussian(3, 2, 1), gaussian(3, 2, 2)
+    loss = hierarchical_inclusion_loss([x, y], link_valid=torch.zeros(1, 3, dtype=torch.bool))
+    loss.backward()
+    assert loss == 0
+    assert (x.logvar.grad == 0).all()
+    empty = gaussian(0, 2)
+    assert inclusion_loss(empty, empty) == 0
+    assert vib_loss(empty) == 0
+
+
+def test_a_wider_y_farther_away_has_the_larger_h() -> None:
+    """The trap that the documentation warns of."""
+    x = Gaussian(torch.zeros(1, 4), torch.full((1, 4), -2.0))
+    near, far = (Gaussian(torch.full((1, 4), d), torch.zeros(1, 4)) for d in (0.1, 3.0))
+    assert inclusion_score(x, far) > inclusion_score(x, near) > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: inclusion_loss(x, y.rows(slice(0, 2))), r"levels\[1\] must have levels\[0\]'s 3 rows .*got 2"),
+        (lambda x, y: inclusion_score(x.mean, y), r"x must be a Gaussian\(mean, logvar\) for this score, got a Tensor"),
+        (lambda x, y: hierarchical_inclusion_loss([x]), "levels must hold at least two Gaussians, got 1"),
+        (
+            lambda x, y: inclusion_loss(x, y, reduce_dims="max"),
+            "reduce_dims must be one of 'sum', 'mean', 'none', got 'max'",
+        ),
+        (lambda x, y: inclusion_loss(x, y, scale=torch.tensor(1.0)), "scale of an inclusion loss must be a float"),
+        (
+            lambda x, y: hierarchical_inclusion_loss([x, y], link_valid=torch.ones(3, 1, dtype=torch.bool)),
+            r"link_valid must be a bool tensor of shape \[1, 3\], got torch.bool \[3, 1\]",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(gaussian(3, 2, 1), gaussian(3, 2, 2))

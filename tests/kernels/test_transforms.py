@@ -1,0 +1,156 @@
+"""What the losses promise under torch's transformations; the README's support table states what this file shows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, ppcl_loss, vib_loss
+from prolap_kernels.ops import pairs_op, rows_op
+from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
+
+SECOND = "second derivatives are not implemented"
+
+
+MEANS = [gaussian(5, 3, seed, torch.float32).mean.detach() for seed in range(3)]
+
+
+def chain(l0: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
+    levels = [Gaussian(mean, logvar) for mean, logvar in zip(MEANS, (l0, l1, l2), strict=True)]
+    return hierarchical_inclusion_loss(levels, scale=0.5) + vib_loss(levels[0])
+
+
+LOSSES = {
+    "ppcl": (pair_loss("csd", "sigmoid"), lambda: pair_inputs(dtype=torch.float32)),
+    "softmax": (pair_loss("dot", "softmax"), lambda: pair_inputs(dtype=torch.float32)),
+    "per row": (
+        lambda *t: pair_loss("csd", "sigmoid", reduction="none")(*t).square().sum(),
+        lambda: pair_inputs(dtype=torch.float32),
+    ),
+    "chain": (chain, lambda: [gaussian(5, 3, seed, torch.float32).logvar for seed in range(3)]),
+}
+
+
+@pytest.mark.parametrize("flags", [(True, True, True), (False, True, False), (False, False, False)])
+@pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
+def test_opcheck_pairs(objective: str, flags: tuple[bool, bool, bool]) -> None:
+    x, y = gaussian(5, 3, 1, torch.float32), gaussian(4, 3, 2, torch.float32)
+    scalars = torch.tensor(2.0), torch.tensor(-1.0)
+    tensors = [x.mean.detach(), y.mean.detach(), torch.zeros(5), torch.zeros(4), *scalars]
+    torch.library.opcheck(
+        pairs_op,
+        (*tensors, torch.arange(5), torch.arange(4), torch.zeros(0), objective, "chunked", False, False, *flags),
+    )
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean", "none", "score", "vib", "vib/prolip"])
+@pytest.mark.parametrize("need", [True, False])
+def test_opcheck_rows(kind: str, need: bool) -> None:
+    levels = 1 if kind.startswith("vib") else 2
+    tensors = [t.detach() for seed in range(levels) for t in gaussian(4, 3, seed, torch.float32)]
+    torch.library.opcheck(rows_op, (tensors, torch.ones(levels - 1, 4), kind, 1.0, 0.5, 1.0, "chunked", need))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiles_without_a_graph_break(name: str) -> None:
+    loss, make = LOSSES[name]
+    inputs = make()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    want = torch.autograd.grad(loss(*inputs), inputs, allow_unused=True, materialize_grads=True)
+    got = torch.autograd.grad(compiled(*inputs), inputs, allow_unused=True, materialize_grads=True)
+    assert any((w != 0).any() for w in want)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["ppcl", "softmax", "chain"])
+def test_func_grad(name: str) -> None:
+    loss, make = LOSSES[name]
+    inputs = make()
+    want = torch.autograd.grad(loss(*inputs), inputs, allow_unused=True, materialize_grads=True)
+    got = torch.func.grad(loss, argnums=tuple(range(len(inputs))))(*[t.detach() for t in inputs])
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_second_derivatives_raise_instead_of_being_zero(name: str) -> None:
+    loss, make = LOSSES[name]
+    inputs = make()
+    grad = torch.autograd.grad(loss(*inputs), inputs[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match=SECOND):
+        (grad.square().sum() + inputs[0].sum()).backward()
+
+
+@pytest.mark.parametrize("name", ["ppcl", "chain"])
+def test_nested_func_grad_raises(name: str) -> None:
+    loss, make = LOSSES[name]
+    inputs = make()
+
+    def penalty(first: Tensor) -> Tensor:
+        return torch.func.grad(lambda t: loss(t, *inputs[1:]))(first).square().sum()
+
+    with pytest.raises(RuntimeError, match=SECOND):
+        torch.func.grad(penalty)(inputs[0].detach())
+
+
+def test_the_reference_has_second_derivatives() -> None:
+    inputs = pair_inputs(3, 3, 2)
+    assert torch.autograd.gradgradcheck(pair_loss("csd", "sigmoid", backend="reference"), inputs)
+
+
+def test_vmap_and_forward_mode_raise() -> None:
+    x, y = gaussian(3, 2, 1), gaussian(3, 2, 2)
+
+    def loss(mean: Tensor) -> Tensor:
+        return ppcl_loss(Gaussian(mean, x.logvar), y, 1.0, 0.0)
+
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(loss)(torch.stack([x.mean, x.mean]))
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(loss, (x.mean.detach(),), (x.mean.detach(),))
+
+
+@pytest.mark.parametrize("name", ["ppcl", "chain"])
+def test_func_inside_compile_raises_instead_of_being_zero(name: str) -> None:
+    loss, make = LOSSES[name]
+    inputs = [t.detach() for t in make()]
+    compiled = torch.compile(torch.func.grad(loss), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match=r"torch.func transforms inside torch.compile do not work"):
+        compiled(*inputs)
+
+
+def test_autocast_reaches_the_product_and_nothing_else() -> None:
+    x, y = gaussian(40, 32, 1, torch.float32), gaussian(40, 32, 2, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = pairwise_loss(x, y, scale=5.0, bias=-2.0)
+        chained = inclusion_score(x, y)
+    inside.backward()
+    assert inside.dtype == torch.float32
+    assert x.mean.grad.dtype == torch.float32
+    rounded = (
+        Gaussian(x.mean.detach().bfloat16(), x.logvar.detach()),
+        Gaussian(y.mean.detach().bfloat16(), y.logvar.detach()),
+    )
+    assert torch.equal(inside.detach(), pairwise_loss(*rounded, scale=5.0, bias=-2.0))
+    assert torch.equal(chained, inclusion_score(x, y))
+    exact = gaussian(40, 32, 1), gaussian(40, 32, 2)
+    assert (
+        relative(inside.detach(), pairwise_loss(*exact, scale=5.0, bias=-2.0).detach())
+        < torch.finfo(torch.bfloat16).eps
+    )
+
+
+def test_float16_under_a_gradient_scaler_trains() -> None:
+    x = gaussian(32, 8, 1, torch.float32)
+    y = gaussian(32, 8, 2, torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = ppcl_loss(x, y, 10.0, -10.0)
+    scaler.scale(loss).backward()
+    want = [t.detach().double().requires_grad_() for t in (*x, *y)]
+    ppcl_loss(Gaussian(*want[:2]), Gaussian(*want[2:]), 10.0, -10.0).backward()
+    for got, truth in zip((*x, *y), want, strict=True):
+        assert torch.isfinite(got.grad).all()
+        assert relative(got.grad / 65536, truth.grad) < 4 * torch.finfo(torch.float16).eps
