@@ -1,0 +1,31 @@
+"""Training and evaluation of probabilistic language-audio models.
+
+Importing this package is light: torch, the data and the models load when one of the names is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prolap.checkpoint import load_model
+    from prolap.config import Config
+    from prolap.settings import load_config
+    from prolap.train import TrainResult
+
+__version__ = "0.1.0"
+__all__ = ["Config", "TrainResult", "load_config", "load_model"]
+
+_HOMES = {
+    "Config": "prolap.config",
+    "TrainResult": "prolap.train",
+    "load_config": "prolap.settings",
+    "load_model": "prolap.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prolap' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

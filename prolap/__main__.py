@@ -1,0 +1,10 @@
+"""`python -m prolap`."""
+
+from __future__ import annotations
+
+import sys
+
+from prolap.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

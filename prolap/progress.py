@@ -1,0 +1,72 @@
+"""How far training is: a bar in a terminal, plain lines elsewhere. Everything goes to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Meter:
+    """Clips per second, and the share of the time that training waits for data, since the last reading."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
+
+    def add(self, clips: int, waited: float) -> None:
+        """Count a batch and the seconds waited for it."""
+        self._clips += clips
+        self._waited += waited
+
+    def read(self) -> dict[str, float]:
+        """`clips_per_second` and `data_wait_share`; starts anew."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        values = {"clips_per_second": self._clips / seconds, "data_wait_share": min(1.0, self._waited / seconds)}
+        self._reset()
+        return values
+
+
+class Display:
+    """What the user sees of a run; nothing at all if it is not `wanted`."""
+
+    def __init__(self, wanted: bool, step: int, steps: int) -> None:
+        self._wanted, self._steps = wanted, steps
+        self._last_line = time.monotonic()
+        self._bar: Any = None
+        if wanted and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            self._task = self._bar.add_task("", total=steps, completed=step)
+            self._bar.start()
+
+    def update(self, step: int, row: dict[str, Any] | None = None) -> None:
+        """A step is done; `row` is its log row if it has one."""
+        text = row and (
+            f"loss {row['loss']:.4g}, {row['clips_per_second']:.0f} clips/s, "
+            f"{row['data_wait_share']:.0%} waiting for data"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
+        elif text and self._wanted and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self.say(f"step {step}/{self._steps}: {text}")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self._last_line = time.monotonic()
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        elif self._wanted:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()

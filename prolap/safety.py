@@ -1,0 +1,54 @@
+"""When training should stop by itself: values that are not finite, and log-variances that no longer say anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from prolap.config import Config, LossConfig
+
+
+class TrainingStopped(RuntimeError):
+    """Training stopped by itself; the message has the reason and the last good checkpoint."""
+
+    def __init__(self, step: int, reason: str, checkpoint: Path | None) -> None:
+        good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        super().__init__(f"training stopped at step {step}: {reason}; {good}.")
+        self.step, self.reason, self.checkpoint = step, reason, checkpoint
+
+
+def trains_uncertainty(loss: LossConfig) -> bool:
+    """Whether a term that counts looks at log-variances; a deterministic baseline has none."""
+    others = (loss.cross_inclusion, loss.hierarchy, loss.vib)
+    scored = (loss.pairs, loss.repulsion)
+    return any(term.weight for term in others) or any(term.weight and term.score != "dot" for term in scored)
+
+
+def not_finite(values: Mapping[str, float]) -> str | None:
+    """The reason to stop if a value is NaN or infinite."""
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    return ", ".join(bad) or None
+
+
+def unusable_uncertainty(values: Mapping[str, float], config: Config) -> str | None:
+    """The reason to stop if the log-variances stand at a bound or are the same for all samples.
+
+    Reads `bounds/<modality>` and `uncertainty/<modality>_spread`; a batch of one row has no spread.
+    """
+    if not trains_uncertainty(config.loss):
+        return None
+    safety, rows = config.safety, config.overfit or config.batch_size
+    for modality in ("audio", "text"):
+        share, spread = values.get(f"bounds/{modality}", 0.0), values.get(f"uncertainty/{modality}_spread", math.inf)
+        if share > safety.max_saturated:
+            return (
+                f"{share:.0%} of the {modality} log-variances stand at a bound "
+                f"(model.logvar_bounds {config.model.logvar_bounds}, safety.max_saturated {safety.max_saturated})"
+            )
+        if rows > 1 and spread < safety.min_spread:
+            return (
+                f"the {modality} log-variances collapsed, their standard deviation over samples is {spread:.1e} "
+                f"(safety.min_spread {safety.min_spread})"
+            )
+    return None
