@@ -91,16 +91,9 @@ def _cpu(z: Gaussian) -> Gaussian:
     return Gaussian(z.mean.detach().float().cpu(), z.logvar.detach().float().cpu())
 
 
-def sound_batch(data: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Padded log-mels [B, frames, mels] and their valid frames [B]."""
-    features = [data.features(i) for i in indices]
-    frames = torch.tensor([int(data.frames(i)) for i in indices])
-    return nn.utils.rnn.pad_sequence(features, batch_first=True), frames
-
-
 def _masks(grid: Tensor, mask: MaskConfig, copies: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
     grid = grid.cpu()
-    masks = recursive_masks(grid, copies, mask.ratio, generator) if mask.ratio else [torch.zeros_like(grid)] * copies
+    masks = recursive_masks(grid, copies, mask.ratio, generator)
     visible = grid.sum(1).clamp(min=1)
     return masks, torch.stack([m.sum(1) / visible for m in masks]) if masks else torch.zeros(0, len(grid))
 
@@ -136,7 +129,7 @@ def embed_sounds(models: Sequence[Any], data: Any, mask: MaskConfig | None = Non
     with evaluating(*models):
         for first in range(0, len(data), BATCH):
             indices = range(first, min(first + BATCH, len(data)))
-            audio, frames = sound_batch(data, indices)
+            audio, frames = data.features_batch(indices)
             inside = rows[(rows >= first) & (rows < first + BATCH)] - first
             for number, model in enumerate(models):
                 device = _device(model)

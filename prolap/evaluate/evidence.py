@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prolap.config import MaskConfig
-from prolap.evaluate.embed import evaluating, masked_sounds, masked_texts, sound_batch
+from prolap.evaluate.embed import evaluating, masked_sounds, masked_texts
 from prolap.evaluate.pool import Pool
 from prolap.evaluate.retrieval import RiskCoverage
 from prolap.evaluate.traversal import LEVELS, Traversal
 from prolap.evaluate.uncertainty import mean_logvar
 from prolap.seeding import torch_generator
 
-SWEEP = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-SWEEP_CLIPS = 256
+SWEEP = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9)
+SWEEP_CLIPS = 160
 
 
 @dataclass
@@ -74,7 +74,7 @@ def mask_sweep(
 ) -> dict[str, dict[str, list[float]]]:
     """u against the share masked, one mask level at each of several ratios, on the first clips; texts one a clip."""
     clips = range(min(SWEEP_CLIPS, len(data)))
-    audio, frames = sound_batch(data, clips)
+    audio, frames = data.features_batch(clips)
     texts = texts[: len(clips)]
     out: dict[str, dict[str, list[float]]] = {
         name: {key: [] for key in ("ratio", "mean", "low", "high")} for name in ("audio", "text")

@@ -6,6 +6,7 @@ with a reason.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
@@ -44,15 +45,20 @@ def _vector(name: str, values: ArrayLike) -> Array:
     return array
 
 
+@lru_cache(maxsize=4)
+def _counts(n: int, seed: int, resamples: int, block: int) -> NDArray[np.uint16]:
+    """How often each of n samples is drawn in the resamples of one block. Kept, for many intervals share n and seed."""
+    generator = numpy_generator(seed, "bootstrap", block)
+    return generator.multinomial(n, np.full(n, 1.0 / n), size=resamples).astype(np.uint16)
+
+
 def _resampled_means(columns: Array, *, seed: int, resamples: int) -> Array:
     """Means of columns [N, K] under `resamples` multinomial bootstrap weights: [resamples, K]."""
     n = len(columns)
-    generator = numpy_generator(seed, "bootstrap")
-    share = np.full(n, 1.0 / n)
-    block = max(1, _BLOCK // n)
+    size = max(1, _BLOCK // n)
     parts = []
-    for first in range(0, resamples, block):
-        counts = generator.multinomial(n, share, size=min(block, resamples - first))
+    for number, first in enumerate(range(0, resamples, size)):
+        counts = _counts(n, seed, min(size, resamples - first), number)
         parts.append(counts.astype(np.float64) @ columns / n)
     return np.concatenate(parts)
 
