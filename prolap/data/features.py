@@ -19,7 +19,7 @@ class LogMel:
 
     Power: |FFT(hann window * frame)|^2 / (sum of the window / 2)^2, so that a full-scale sine has power 1 whatever the
     window; frames are centred on multiples of `hop`, the edges padded with silence. Slaney mel bands from 50 Hz to half
-    the sample rate with slaney normalisation scaled to the width of one FFT bin. MEAN and STD are fixed constants,
+    the sample rate, the weights of a band summing to about one. MEAN and STD are fixed constants,
     measured once on the embedded scenes, not statistics of the data at hand.
 
     Shapes: waveform [T] at `config.sample_rate` -> [T // hop, mels] float32, at least one frame.

@@ -10,12 +10,15 @@ from prolap.data.soundfont import Bank
 from prolap.data.sources import BY_KEY, SOURCES
 from prolap.seeding import numpy_generator
 
-VERSION = 1  # raise it when the same plan sounds different
+VERSION = 2  # raise it when the same plan sounds different
 LEVELS = {"soft": -45.0, "": -35.0, "loud": -25.0}  # dB of full scale, RMS of a note's loudest quarter second
 JITTER = 1.5  # dB
 PAUSE = {"slow": (0.45, 0.6), "fast": (0.13, 0.18)}  # seconds between two onsets
 BRIEF = (0.35, 0.5)  # seconds
 FADE = 0.01  # seconds
+LONGEST = 2.0  # seconds of a recording in the bank
+STEP = 1.7  # seconds from one recording of a lasting texture to the next: they overlap by their fades
+BOOST = 6.0  # how much more a note may be amplified when only its slow beginning is played
 ROWS = {source.key: row for row, source in enumerate(SOURCES)}
 
 
@@ -47,43 +50,54 @@ def _walk(rng: np.random.Generator, register: str, count: int) -> list[int]:
 def _onsets(event: Event, start: float, end: float, rng: np.random.Generator) -> list[tuple[float, float]]:
     """Start and length in seconds of every note of an event."""
     if event.rhythm == "lasting":
-        step = 1.7  # the two-second recordings overlap by their fades
-        return [(t, min(2.0, end - t)) for t in np.arange(start, end - 0.3, step).tolist()]
+        return [(t, min(LONGEST, end - t)) for t in np.arange(start, end - 0.3, STEP).tolist()]
     if event.rhythm == "brief":
         return [(start, float(rng.uniform(*BRIEF)))]
     if event.rhythm == "single":
-        return [(start, min(2.0, end - start))]
+        return [(start, min(LONGEST, end - start))]
     pause = float(rng.uniform(*PAUSE[event.rhythm]))
-    length = pause if BY_KEY[event.source].style == "melodic" else 2.5 * pause
+    length = pause if BY_KEY[event.source].style == "melodic" else 1.5 * pause
     return [(t, min(length, end - t)) for t in np.arange(start, end - 0.1, pause).tolist()]
 
 
-def _add(out: NDArray[np.float32], note: NDArray[np.int16], gain: float, at: int, fade: int) -> None:
-    """Add a note from sample `at` on, faded out at its end."""
+def _add(out: NDArray[np.float32], note: NDArray[np.int16], gain: float, at: int, fades: tuple[int, int]) -> None:
+    """Add a note from sample `at` on, faded in and out over so many samples."""
     size = min(note.size, out.size - at)
     if size <= 0:
         return
     sound = note[:size] * np.float32(gain / 32767)
-    ramp = min(fade, size)
-    sound[size - ramp :] *= np.linspace(1.0, 0.0, ramp, dtype=np.float32)
+    into, outof = min(fades[0], size), min(fades[1], size)
+    sound[:into] *= np.linspace(0.0, 1.0, into, dtype=np.float32)
+    sound[size - outof :] *= np.linspace(1.0, 0.0, outof, dtype=np.float32)
     out[at : at + size] += sound
+
+
+def _play(
+    out: NDArray[np.float32], event: Event, start: float, end: float, bank: Bank, rng: np.random.Generator
+) -> None:
+    """Add an event between `start` and `end` (seconds)."""
+    rate, row = bank.sample_rate, ROWS[event.source]
+    melodic = BY_KEY[event.source].style == "melodic"
+    onsets = _onsets(event, start, end, rng)
+    picks = _walk(rng, event.register, len(onsets)) if melodic else [int(rng.integers(12))] * len(onsets)
+    level = 10 ** ((LEVELS[event.loudness] + rng.uniform(-JITTER, JITTER)) / 20)
+    for number, ((at, length), pick) in enumerate(zip(onsets, picks, strict=True)):
+        begin = bank.loudest_start(row, pick, length) if event.rhythm == "brief" else 0.0
+        played = bank.level(row, pick, begin, length)
+        gain = level / max(played, bank.level(row, pick, 0.0, LONGEST) / BOOST)
+        fades = (FADE if begin else 0.0, FADE)
+        if event.rhythm == "lasting":
+            fades = (LONGEST - STEP if number else FADE, LONGEST - STEP if number + 1 < len(onsets) else FADE)
+        note = bank.notes[row, pick, round(begin * rate) : round((begin + length) * rate)]
+        _add(out, note, gain, round(at * rate), (round(fades[0] * rate), round(fades[1] * rate)))
 
 
 def mix(scene: Scene, bank: Bank, seconds: float, *keys: int | str) -> NDArray[np.float32]:
     """The scene as mono float32 [samples], peak at most 0.98; keys (seed, split, index) choose notes and timing."""
     seed, *rest = keys
     rng = numpy_generator(int(seed), "mix", *rest)
-    rate = bank.sample_rate
-    out = np.zeros(round(seconds * rate), np.float32)
+    out = np.zeros(round(seconds * bank.sample_rate), np.float32)
     for event, (start, end) in zip(scene.events, _times(scene, seconds, rng), strict=True):
-        row = ROWS[event.source]
-        onsets = _onsets(event, start, end, rng)
-        melodic = BY_KEY[event.source].style == "melodic"
-        picks = _walk(rng, event.register, len(onsets)) if melodic else [int(rng.integers(12))] * len(onsets)
-        level = 10 ** ((LEVELS[event.loudness] + rng.uniform(-JITTER, JITTER)) / 20)
-        fade = 0.3 if event.rhythm == "lasting" else FADE
-        for (at, length), pick in zip(onsets, picks, strict=True):
-            note = bank.notes[row, pick, : round(length * rate)]
-            _add(out, note, level / float(bank.levels[row, pick]), round(at * rate), round(fade * rate))
+        _play(out, event, start, end, bank, rng)
     peak = float(np.abs(out).max())
     return out * np.float32(0.98 / peak) if peak > 0.98 else out

@@ -17,10 +17,11 @@ from prolap.config import DataConfig
 from prolap.data import cache, midi
 from prolap.data.sources import SOURCES, Source
 
-FORMAT = 1  # part of the file name: raise it when the contents change their meaning
+FORMAT = 2  # part of the file name: raise it when the contents change their meaning
 SECONDS = 2.0
 SILENT = 1e-4  # RMS of full scale: quieter notes count as missing
-LOUD_WINDOW = 0.25  # seconds over which the level of a note is measured
+BLOCK = 0.025  # seconds over which energies are kept
+LOUD_BLOCKS = 10  # the level of a sound is that of its loudest quarter of a second
 FEWEST = 20  # sources that a soundfont must have for scenes to make sense
 
 log = logging.getLogger(__name__)
@@ -31,19 +32,41 @@ class Bank:
     """Rendered notes.
 
     notes: [sources, 12, samples] int16, each note scaled to a peak of 0.98 of full scale.
-    levels: [sources, 12] float32, RMS of the loudest quarter of a second of the scaled note.
+    energy: [sources, 12, blocks] float32, mean square of each 25 ms of the scaled note, full scale 1.
     silent: sources without sound in this soundfont; their rows are zero.
     checksum: of the contents, 32 hexadecimal digits.
     """
 
     notes: NDArray[np.int16]
-    levels: NDArray[np.float32]
+    energy: NDArray[np.float32]
     sample_rate: int
     checksum: str
 
     @property
     def silent(self) -> frozenset[str]:
-        return frozenset(source.key for source, level in zip(SOURCES, self.levels, strict=True) if not level.all())
+        return frozenset(
+            source.key for source, notes in zip(SOURCES, self.energy, strict=True) if not notes.any(axis=1).all()
+        )
+
+    def level(self, row: int, pick: int, start: float, seconds: float) -> float:
+        """RMS of the loudest quarter of a second (all of it, if it is shorter) of the part of a note that is played."""
+        first = round(start / BLOCK)
+        part = self.energy[row, pick, first : first + max(1, round(seconds / BLOCK))]
+        return _loudest(part)
+
+    def loudest_start(self, row: int, pick: int, seconds: float) -> float:
+        """Where the part of so many seconds with the most energy starts, in seconds."""
+        blocks = max(1, round(seconds / BLOCK))
+        sums = np.convolve(self.energy[row, pick], np.ones(blocks, np.float32), "valid")
+        return float(np.argmax(sums) * BLOCK)
+
+
+def _loudest(energy: NDArray[np.float32]) -> float:
+    """RMS of the loudest LOUD_BLOCKS of the blocks."""
+    if energy.size <= LOUD_BLOCKS:
+        return float(np.sqrt(energy.mean(dtype=np.float64)))
+    sums = np.cumsum(np.concatenate((np.zeros(1), energy)))
+    return float(np.sqrt((sums[LOUD_BLOCKS:] - sums[:-LOUD_BLOCKS]).max() / LOUD_BLOCKS))
 
 
 def default_soundfont() -> Path:
@@ -91,33 +114,32 @@ def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.
     return out.reshape(count, samples)
 
 
-def _level(notes: NDArray[np.float32], window: int) -> NDArray[np.float32]:
-    """RMS of the loudest `window` samples of each row."""
-    energy = np.cumsum(np.pad(notes.astype(np.float64) ** 2, ((0, 0), (1, 0))), axis=1)
-    loudest: NDArray[np.float64] = (energy[:, window:] - energy[:, :-window]).max(axis=1)
-    return np.sqrt(loudest / window).astype(np.float32)
+def _energy(notes: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
+    """Mean square of each block of each row."""
+    count, block = round(SECONDS / BLOCK), round(BLOCK * sample_rate)
+    squares = (notes[:, : count * block] ** 2).reshape(len(notes), count, -1)
+    mean: NDArray[np.float64] = squares.mean(axis=2, dtype=np.float64)
+    return mean.astype(np.float32)
 
 
 def render(font: bytes, sample_rate: int, progress: cache.Progress) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Notes and levels of all sources, about 15 seconds of one CPU core."""
+    """Notes and energies of all sources, about 15 seconds of one CPU core."""
     samples = round(SECONDS * sample_rate)
     notes = np.zeros((len(SOURCES), 12, samples), np.int16)
-    levels = np.zeros((len(SOURCES), 12), np.float32)
-    window = round(LOUD_WINDOW * sample_rate)
+    energy = np.zeros((len(SOURCES), 12, round(SECONDS / BLOCK)), np.float32)
     for row, source in enumerate(SOURCES):
         wave = _render_source(font, source, sample_rate)
-        heard = _level(wave, window) > SILENT
-        if heard.all():
+        if all(_loudest(row_energy) > SILENT for row_energy in _energy(wave, sample_rate)):
             wave *= 0.98 / np.abs(wave).max(axis=1, keepdims=True)
             notes[row] = np.round(wave * 32767)
-            levels[row] = _level(wave, window)
+            energy[row] = _energy(wave, sample_rate)
         progress("rendering notes", row + 1, len(SOURCES))
-    return notes, levels
+    return notes, energy
 
 
-def _digest(notes: NDArray[np.int16], levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _digest(notes: NDArray[np.int16], energy: NDArray[np.float32]) -> NDArray[np.uint8]:
     hashed = hashlib.blake2b(notes.data, digest_size=16)
-    hashed.update(levels.tobytes())
+    hashed.update(energy.tobytes())
     return np.frombuffer(hashed.digest(), np.uint8)
 
 
@@ -126,10 +148,10 @@ def _load(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            notes, levels, digest = file["notes"], file["levels"], file["digest"]
-        if np.array_equal(_digest(notes, levels), digest):
-            return notes, levels
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            notes, energy, digest = file["notes"], file["energy"], file["digest"]
+        if np.array_equal(_digest(notes, energy), digest):
+            return notes, energy
         reason = "its checksum is wrong"
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = str(error)
@@ -157,7 +179,7 @@ def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Ban
         with cache.reporter(progress) as report:
             found = render(font, config.sample_rate, report)
         with cache.atomic(path) as file:
-            np.savez(file, notes=found[0], levels=found[1], digest=_digest(*found))
+            np.savez(file, notes=found[0], energy=found[1], digest=_digest(*found))
     bank = Bank(found[0], found[1], config.sample_rate, _digest(*found).tobytes().hex())
     if len(SOURCES) - len(bank.silent) < FEWEST:
         raise ValueError(f"data.soundfont: only {len(SOURCES) - len(bank.silent)} of {len(SOURCES)} sources sound")

@@ -213,7 +213,7 @@ SOURCES: tuple[Source, ...] = (
         tom-tom; 45; tom-tom hit; tom drum
         bongo drum; 60; bongo drum hit; hand-held bongo
         conga drum; 64; conga drum hit; tall Cuban drum
-        timbale drum; 66; timbale drum hit; low timbale
+        timbale drum; 66; timbale drum hit; Latin timbale
         """,
     ),
     *_drums(

@@ -1,0 +1,30 @@
+"""The note bank, rendered once and shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prolap.config import DataConfig
+from prolap.data import cache
+from prolap.data.soundfont import load_bank
+
+
+@pytest.fixture(scope="session")
+def scene_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache folder of this test session that already holds the note bank: use it as DataConfig(cache=scene_cache).
+
+    The bank itself comes from the user's cache folder, where it is rendered if need be (about 15 CPU seconds, once).
+    """
+    load_bank(DataConfig())
+    folder = tmp_path_factory.mktemp("cache")
+    for bank in cache.folder(None).glob("notes-*.npz"):
+        try:
+            os.link(bank, folder / bank.name)
+        except OSError:
+            shutil.copy(bank, folder / bank.name)
+    assert list(Path(folder).iterdir())
+    return str(folder)
