@@ -1,0 +1,96 @@
+"""The main job on embedded data: a small ProLAP and its deterministic twin, trained, evaluated and held to the claims."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from prolap.config import Config, LossConfig, PairTerm
+
+PLANNED = {"render": 60.0, "train": 180.0, "evaluate": 45.0}
+"""Seconds that each phase takes at most on the two cores that the recipe was made for; past that the report says so."""
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, what: str) -> Iterator[None]:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def slow(self) -> list[str]:
+        """A sentence for each phase that took longer than planned."""
+        return [
+            f"{name} took {self.seconds[name]:.0f} s, planned were at most {planned:.0f} s: this machine is slower or busier "
+            "than the two cores the recipe was made for. Nothing was left out."
+            for name, planned in PLANNED.items()
+            if self.seconds.get(name, 0.0) > planned
+        ]
+
+
+def twin_of(config: Config) -> Config:
+    """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
+    loss = config.loss
+    pairs = PairTerm(score="dot", objective="sigmoid")
+    alone = LossConfig(pairs=pairs, scale_init=loss.scale_init, bias_init=loss.bias_init, scale_max=loss.scale_max)
+    return replace(config, loss=alone, run=f"{config.run}/twin")
+
+
+def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
+    """Render, train both, evaluate on test, print the report, write metrics.json and plots; returns what it wrote.
+
+    Started again in the same folder, it goes on where it was stopped, and only evaluates what is trained already.
+    """
+    from prolap import metrics
+    from prolap.checkpoint import load_model
+    from prolap.data import open_data
+    from prolap.evaluate import claims, plots
+    from prolap.evaluate.protocol import evaluate_full
+    from prolap.evaluate.report import print_report
+
+    started, clock, folder = time.perf_counter(), Clock(), Path(config.run)
+    with clock.phase("render", "Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)"):
+        for split in ("train", "dev"):
+            open_data(config, split)
+        data = open_data(config, "test")
+    ours, twin = replace(config, run=f"{config.run}/model"), twin_of(config)
+    for each, what in ((ours, "Training ProLAP"), (twin, "Training its deterministic twin")):
+        with clock.phase("train", what):
+            if not _trained(each, progress):
+                return {}
+    with clock.phase("evaluate", "Evaluating both on test"):
+        model, other = load_model(ours.run), load_model(twin.run)
+        found = evaluate_full(model, data, twin=other, seed=config.seed, mask=config.mask)
+        judged = claims.claims(found.metrics)
+        plotted = plots.write_plots(found.metrics, found.evidence, folder, log=Path(ours.run) / "train.jsonl")
+    clock.seconds["total"] = time.perf_counter() - started
+    content = metrics.document(config, found.metrics, claims.as_json(judged), clock.seconds)
+    metrics.write(folder / "metrics.json", content)
+    print_report(found.metrics, judged)
+    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))
+    for sentence in clock.slow():
+        print(sentence)
+    print(f"written: {folder / 'metrics.json'} and " + ", ".join(path.name for path in plotted))
+    return content
+
+
+def _trained(config: Config, progress: bool) -> bool:
+    """Train, or go on with a run that was stopped; False after an interruption."""
+    from prolap.train import train
+
+    result = train(config, resume=Path(config.run).exists(), progress=progress)
+    if result.signal:
+        print(f"stopped at step {result.step}; run the same command again to go on.", file=sys.stderr)
+        return False
+    return True
