@@ -12,7 +12,7 @@ from torch import Tensor
 from prolap.config import Config
 from prolap.data.batch import LEVELS, Batch
 from prolap.data.dataset import AudioTextData, Caption
-from prolap.seeding import numpy_generator
+from prolap.seeding import numpy_generator, torch_generator
 
 Tokenizer = Callable[[list[str]], Tensor]
 
@@ -99,6 +99,8 @@ class Loader:
                 sampler=_Count(start_step),
                 num_workers=self.config.workers,
                 prefetch_factor=2,
+                # without one of its own the DataLoader would take a number from the global generator
+                generator=torch_generator(self.config.seed, "workers"),
             )
         )
 

@@ -62,3 +62,18 @@ def test_every_length_gives_finite_frames(samples: int) -> None:
 def test_what_is_no_waveform_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="waveform"):
         LogMel(CONFIG)(torch.zeros(shape))
+
+
+def test_threads_do_not_change_the_bits() -> None:
+    """Else the stream would depend on workers, which compute with one thread each."""
+    mel, threads = LogMel(CONFIG), torch.get_num_threads()
+    wave = torch.randn(51_200, generator=torch.Generator().manual_seed(2))
+    try:
+        got = []
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            got.append(mel(wave))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(got[0], got[1])
+    assert torch.equal(got[0], got[2])
