@@ -14,35 +14,47 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from .machine_code import CHIPS, Facts, violations
 
 
-def compile_chip(name: str, forms: dict[str, tuple[int, ...]] | None = None) -> list[Facts]:
+def compile_chip(name: str, forms: dict[str, tuple[int, ...]], only: Sequence[str] = ()) -> list[Facts]:
     """Compiles every case for one chip. `forms` replaces tiles by table name, to try a configuration."""
     from .launches import compile_launches
 
-    return compile_launches(CHIPS[name], forms or {})
+    return compile_launches(CHIPS[name], forms, only)
 
 
-def check(chips: Sequence[str], jobs: int) -> tuple[list[Facts], list[str]]:
+def check(
+    chips: Sequence[str], jobs: int, forms: dict[str, tuple[int, ...]], only: Sequence[str] = ()
+) -> tuple[list[Facts], list[str]]:
     """Facts of every kernel on every chip, and what is wrong with them."""
+    work = partial(compile_chip, forms=forms, only=only)
     if jobs > 1 and len(chips) > 1:
         # spawned: a fork would inherit torch's thread pool
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            facts = [f for part in pool.map(compile_chip, chips) for f in part]
+            facts = [f for part in pool.map(work, chips) for f in part]
     else:
-        facts = [f for chip in chips for f in compile_chip(chip)]
-    return facts, [line for f in facts for line in violations(f)] + missing(facts)
+        facts = [f for chip in chips for f in work(chip)]
+    return facts, [line for f in facts for line in violations(f)] + ([] if only else missing(facts))
 
 
 def missing(facts: Sequence[Facts]) -> list[str]:
     """Kernels of the package that no launch compiled."""
     from .launches import shipped_kernels
 
-    return [f"{name}: never compiled; add a launch to benchmarks/launches.py" for name in shipped_kernels() - {f.kernel for f in facts}]
+    return [
+        f"{name}: never compiled; add a launch to benchmarks/launches.py"
+        for name in shipped_kernels() - {f.kernel for f in facts}
+    ]
+
+
+def _form(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, numbers = text.partition("=")
+    return name, tuple(int(n) for n in numbers.split(","))
 
 
 def table(facts: Sequence[Facts]) -> str:
@@ -59,11 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON")
     parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS), help="chips to compile for (all)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KERNEL", help="kernels to compile (all)")
+    example = "LIFT=128,64,64,8,3: these numbers in every row of a table of prolap_kernels.backends.tiles"
+    parser.add_argument(
+        "--form", nargs="+", type=_form, default=[], metavar="TABLE=N,N,...", help=f"try another form, as {example}"
+    )
     options = parser.parse_args(argv)
     if os.environ.pop("TRITON_INTERPRET", "0") not in ("", "0"):
         print("TRITON_INTERPRET is ignored: interpreted kernels do not compile", file=sys.stderr)
     start = time.perf_counter()
-    facts, wrong = check(options.chips, options.jobs)
+    facts, wrong = check(options.chips, options.jobs, dict(options.form), options.only)
     seconds = time.perf_counter() - start
     print(table(facts))
     print(f"{len(facts)} kernels compiled in {seconds:.0f} s, {len(wrong)} violations")

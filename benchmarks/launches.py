@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from itertools import product
 from typing import Any
@@ -64,20 +64,22 @@ def _replaced(table: Any, form: tuple[int, ...]) -> Any:
     return type(table)(*form)
 
 
-def compile_launches(chip: Chip, forms: dict[str, tuple[int, ...]]) -> list[Facts]:
-    """Facts of every distinct kernel that the launchers would run on `chip`."""
+def compile_launches(chip: Chip, forms: dict[str, tuple[int, ...]], only: Collection[str] = ()) -> list[Facts]:
+    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`."""
     facts: dict[tuple[str, str], Facts] = {}
 
     def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], form: Any) -> None:
         configuration = _configuration(args, constants, form)
-        if (kernel.__name__, configuration) in facts:
+        if (kernel.__name__, configuration) in facts or (only and kernel.__name__ not in only):
             return
         start = time.perf_counter()
         options = tiles.launch_options(form)
         compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
         needs_matrix = "tl.dot" in kernel.src + "".join(_called(kernel)) and args[0].dtype.itemsize == 2
         seconds = time.perf_counter() - start
-        facts[kernel.__name__, configuration] = read(compiled, chip, kernel.__name__, configuration, needs_matrix, seconds)
+        facts[kernel.__name__, configuration] = read(
+            compiled, chip, kernel.__name__, configuration, needs_matrix, seconds
+        )
 
     dtypes = tuple(dtype for kind, dtype in tiles.LIFT if kind == chip.kind)
     driver.set_active(AbsentDriver(chip))

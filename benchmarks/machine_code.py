@@ -86,15 +86,15 @@ def _nvidia(compiled: Any, chip: Chip) -> dict[str, int]:
     text = run.stdout + run.stderr
     sass = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(.*?);", text, re.M)
     usage = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", text)}
-    return dict(
-        registers=usage["REG"],
-        shared=int(compiled.metadata.shared),
-        stack=usage["STACK"],
-        spills=_count(r"\b(STL|LDL)\b", sass),
-        matrix=_count(chip.matrix, sass),
-        special=_count(r"\bMUFU\b", sass),
-        instructions=len(sass),
-    )
+    return {
+        "registers": usage["REG"],
+        "shared": int(compiled.metadata.shared),
+        "stack": usage["STACK"],
+        "spills": _count(r"\b(STL|LDL)\b", sass),
+        "matrix": _count(chip.matrix, sass),
+        "special": _count(r"\bMUFU\b", sass),
+        "instructions": len(sass),
+    }
 
 
 def _amd(compiled: Any, chip: Chip) -> dict[str, int]:
@@ -104,15 +104,15 @@ def _amd(compiled: Any, chip: Chip) -> dict[str, int]:
     def field(name: str) -> int:
         return sum(int(value) for value in re.findall(rf"^\s+\.{name}:\s+(\d+)", text, re.M))
 
-    return dict(
-        registers=field("vgpr_count"),
-        shared=field("group_segment_fixed_size") or int(compiled.metadata.shared),
-        stack=field("private_segment_fixed_size"),
-        spills=field("vgpr_spill_count") + field("sgpr_spill_count"),
-        matrix=_count(chip.matrix, lines),
-        special=_count(r"^v_(exp|log|rcp|rsq|sqrt|sin|cos)_f", lines),
-        instructions=len(lines) if "s_endpgm" in text else 0,
-    )
+    return {
+        "registers": field("vgpr_count"),
+        "shared": field("group_segment_fixed_size") or int(compiled.metadata.shared),
+        "stack": field("private_segment_fixed_size"),
+        "spills": field("vgpr_spill_count") + field("sgpr_spill_count"),
+        "matrix": _count(chip.matrix, lines),
+        "special": _count(r"^v_(exp|log|rcp|rsq|sqrt|sin|cos)_f", lines),
+        "instructions": len(lines) if "s_endpgm" in text else 0,
+    }
 
 
 def _count(pattern: str, lines: list[str]) -> int:

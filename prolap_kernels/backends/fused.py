@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -73,20 +74,14 @@ def sigmoid_lift(
         _operand(phi_x), _operand(phi_y), _vector(alpha, n, 0.0), _vector(beta, m, 0.0), _aligned(x_id), _aligned(y_id),
         _vector(row_weight, n, 1.0), scale, bias, g_scale, g_alpha, int(negatives_only),
     )  # fmt: skip
-    make = {"dtype": torch.float32, "device": phi_x.device}
-    out = _Out(
-        torch.zeros(3 if grad else 1, n, **make),
-        torch.zeros(m if grad else 0, **make),
-        torch.zeros(pairs.phi_x.shape, **make) if need_x else None,
-        torch.zeros(pairs.phi_y.shape, **make) if need_y else None,
-        grad,
-    )
+    zeros = partial(torch.zeros, dtype=torch.float32, device=phi_x.device)
+    dphi = (zeros(pairs.phi_x.shape) if need_x else None, zeros(pairs.phi_y.shape) if need_y else None)
+    out = _Out(zeros((3 if grad else 1, n)), zeros(m if grad else 0), dphi[0], dphi[1], grad)
     _all_blocks(pairs, out)
-    nothing = [torch.zeros(0, **make) for _ in range(3)]
-    dphi = [torch.zeros(0, **make) if d is None else d[:, :width].contiguous() for d in (out.dphi_x, out.dphi_y)]
+    dphi_x, dphi_y = (zeros(0) if d is None else d[:, :width].contiguous() for d in dphi)
     # clones: outputs of a custom op must not share storage
-    sums = [out.rows[1].clone(), out.cols, out.rows[2].clone()] if need_sums else nothing
-    return out.rows[0].clone(), dphi[0], dphi[1], sums[0], sums[1], sums[2]
+    sums = (out.rows[1].clone(), out.cols, out.rows[2].clone()) if need_sums else (zeros(0), zeros(0), zeros(0))
+    return out.rows[0].clone(), dphi_x, dphi_y, *sums
 
 
 def _all_blocks(pairs: _Pairs, out: _Out) -> None:
@@ -97,7 +92,9 @@ def _all_blocks(pairs: _Pairs, out: _Out) -> None:
     tile = tiles.LIFT[chip, dtype]
     height, breadth = block_sides(n, m, dtype.itemsize, tile)
     stored = out.dphi_x is not None or out.dphi_y is not None
-    g = pairs.phi_x.new_empty((height, breadth) if stored else 0)
+    side = tiles.G_SIDE
+    g = pairs.phi_x.new_empty((_up(height, side), _up(breadth, side)) if stored else 0)
+    g[..., breadth:].zero_()  # columns that no lift tile writes, but the products read, into rows that they drop
     for rows, cols in _blocks(n, m, height, breadth):
         _lift_block(pairs, out, g, (rows, cols), tile)
         if out.dphi_x is not None:

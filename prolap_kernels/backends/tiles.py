@@ -6,7 +6,7 @@ No autotuning: a choice by timing would make results depend on the run. `benchma
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -37,35 +37,29 @@ GROUP = 8
 CHAIN_LINKS = 16
 """Most links that one launch of the inclusion chain holds."""
 
+_HALVES = (torch.float16, torch.bfloat16)
+
 LIFT = {
-    ("large", torch.float16): Tile(128, 128, 64, 8, 3),
-    ("large", torch.bfloat16): Tile(128, 128, 64, 8, 3),
-    ("large", torch.float32): Tile(128, 64, 16, 8, 3),
-    ("small", torch.float16): Tile(128, 128, 32, 8, 3),
-    ("small", torch.bfloat16): Tile(128, 128, 32, 8, 3),
-    ("small", torch.float32): Tile(128, 64, 16, 8, 2),
-    ("amd", torch.float16): Tile(128, 128, 64, 8, 2),
-    ("amd", torch.bfloat16): Tile(128, 128, 64, 8, 2),
-    ("amd", torch.float32): Tile(128, 64, 16, 8, 2),
+    **{("large", half): Tile(128, 64, 64, 8, 3) for half in _HALVES},
+    **{("small", half): Tile(128, 64, 64, 8, 3) for half in _HALVES},
+    **{("amd", half): Tile(128, 64, 64, 8, 2) for half in _HALVES},
+    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2) for chip in ("large", "small", "amd")},
 }
-"""Tiles of `kernels.lift`. The tiles of ACCUMULATE divide them, so that G's padding covers both."""
+"""Tiles of `kernels.lift`. The depth of an ACCUMULATE tile divides both sides of the LIFT tile: G is zero that far."""
 ACCUMULATE = {
-    ("large", torch.float16): Tile(128, 128, 64, 8, 3),
-    ("large", torch.bfloat16): Tile(128, 128, 64, 8, 3),
-    ("large", torch.float32): Tile(64, 64, 16, 8, 3),
-    ("small", torch.float16): Tile(128, 128, 32, 8, 3),
-    ("small", torch.bfloat16): Tile(128, 128, 32, 8, 3),
-    ("small", torch.float32): Tile(64, 64, 16, 8, 2),
-    ("amd", torch.float16): Tile(128, 128, 64, 8, 2),
-    ("amd", torch.bfloat16): Tile(128, 128, 64, 8, 2),
-    ("amd", torch.float32): Tile(64, 64, 16, 8, 2),
+    **{("large", half): Tile(128, 128, 64, 8, 3) for half in _HALVES},
+    **{("small", half): Tile(128, 128, 32, 8, 3) for half in _HALVES},
+    **{("amd", half): Tile(128, 128, 64, 8, 2) for half in _HALVES},
+    **{(chip, torch.float32): Tile(64, 64, 16, 8, 2) for chip in ("large", "small", "amd")},
 }
-CHAIN = Strip(4, 256, 4)
+G_SIDE = 128
+"""Both sides of G's scratch are multiples of this, and every tile's rows and columns divide it."""
+CHAIN = Strip(2, 128, 4)
 VIB = Strip(4, 256, 4)
 
 
 def chip_of(device: torch.device) -> str:
-    """ "large" or "small" by NVIDIA's shared memory per block, "amd"; the interpreter runs what "small" runs."""
+    """ "large" or "small" by NVIDIA's shared memory, "amd"; the interpreter runs what "small" runs."""
     if device.type != "cuda":
         return "small"
     return "amd" if torch.version.hip else _nvidia(device.index or 0)
@@ -73,7 +67,7 @@ def chip_of(device: torch.device) -> str:
 
 @functools.cache
 def _nvidia(index: int) -> str:
-    shared: int = torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+    shared = torch.cuda.get_device_properties(index).shared_memory_per_multiprocessor
     return "large" if shared >= 160 << 10 else "small"
 
 
@@ -89,7 +83,7 @@ def launch_options(form: Tile | Strip) -> dict[str, int | bool]:
 
 
 def launch(
-    kernel: Any, programs: int, args: Sequence[object], constants: dict[str, object], form: Tile | Strip
+    kernel: Any, programs: int, args: Sequence[object], constants: Mapping[str, object], form: Tile | Strip
 ) -> None:
     """Runs `programs` programs of `kernel` on the device of its first argument."""
     first = args[0]

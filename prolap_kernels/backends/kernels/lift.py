@@ -67,15 +67,14 @@ def sigmoid_lift_tile(
     yj = tl.load(y_id + col, mask=col < cols, other=-1)
     positive = xi[:, None] == yj[None, :]
     counted = (xi >= 0)[:, None] & (yj >= 0)[None, :] & ((positive == 0) | (negatives_only == 0))
-
-    # The logit turned so that a pair's loss is softplus(z), and its slope by z a sigmoid.
-    loss, p = softplus_sigmoid(tl.where(positive, -logit, logit))
-    loss = tl.where(counted, loss, 0.0)
+    # The logit turned so that a pair's loss is softplus(z), its slope by z a sigmoid, and both are 0 where it is ignored.
+    z = tl.where(counted, tl.where(positive, -logit, logit), float("-inf"))
+    loss, p = softplus_sigmoid(z)
     out = row_part + tile_n.to(tl.int64) * stride_row + row
     tl.store(out, tl.sum(loss, 1))
     if GRAD:
-        w = tl.load(row_weight + row_in)
-        wg = tl.where(counted, tl.where(positive, -p, p) * w[:, None], 0.0)
+        w = tl.where(xi >= 0, tl.load(row_weight + row_in), 0.0)
+        wg = p * tl.where(positive, -w[:, None], w[:, None])
         plane = tiles_n.to(tl.int64) * stride_row
         tl.store(out + plane, tl.sum(wg, 1))
         # An infinite score whose gradient vanished has the limit 0, not 0 * inf.

@@ -22,13 +22,20 @@ def atanh_third(r):
 def softplus_sigmoid(z):
     """(log(1 + e^z), 1 / (1 + e^-z)) from one exponential and one reciprocal; NaN in gives NaN out.
 
-    With e = e^-|z|: log(1 + e) = 2 atanh(e / (2 + e)), whose argument is at most 1/3, so both keep their relative accuracy
-    down to the smallest e; the reciprocal of (1 + e)(2 + e) serves both.
+    With e = e^-|z| in [0, 1], log(1 + e) / e is a polynomial (interpolated at Chebyshev points, error 8e-9, value 1 at 0), so
+    both keep their relative accuracy down to the smallest e.
     """
     e = tl.exp(-tl.abs(z))
-    inverse = 1.0 / ((1.0 + e) * (2.0 + e))
-    softplus = tl.maximum(z, 0.0) + 2.0 * atanh_third(e * (1.0 + e) * inverse)
-    return softplus, tl.where(z >= 0.0, 1.0, e) * (2.0 + e) * inverse
+    p = 0.019542528316378593 - e * 0.0031760570127516985
+    p = -0.05637361481785774 + e * p
+    p = 0.10543623566627502 + e * p
+    p = -0.1526966691017151 + e * p
+    p = 0.1966327428817749 + e * p
+    p = -0.24951615929603577 + e * p
+    p = 0.33329710364341736 + e * p
+    p = -0.49999892711639404 + e * p
+    p = 1.0 + e * p
+    return tl.maximum(z, 0.0) + e * p, tl.where(z >= 0.0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
