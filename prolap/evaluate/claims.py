@@ -58,7 +58,7 @@ def _span(interval: Mapping[str, float]) -> str:
 
 
 def _retrieval(m: Mapping[str, Any]) -> Claim:
-    both = _get(m, "comparison.retrieval.mean.r1")
+    both, above = (_get(m, f"comparison.retrieval.mean.{key}") for key in ("r1", "above_chance"))
     single = {name: _get(m, f"comparison.retrieval.{name}.r1") for name in ("t2a", "a2t")}
     ours, theirs = (
         sum(_get(m, f"{where}.{name}.r1") for name in ("t2a", "a2t")) / 2
@@ -69,8 +69,9 @@ def _retrieval(m: Mapping[str, Any]) -> Claim:
         value=ours,
         control=theirs,
         threshold=-MARGIN,
-        passed=both["low"] > -MARGIN,
-        rule="mean R@1 of both directions not below the twin's: lower bound of the paired difference > threshold",
+        passed=both["low"] > -MARGIN and above["low"] > MARGIN,
+        rule="mean R@1 of both directions not below the twin's: lower bound of the paired difference > threshold; "
+        "and above chance by more than that margin, for two models at chance are equal too",
         detail=f"difference {_span(both)}; T->A {_span(single['t2a'])}; A->T {_span(single['a2t'])}",
     )
 
@@ -133,7 +134,7 @@ def _generality(m: Mapping[str, Any]) -> Claim:
         threshold=0.0,
         passed=partial < 0 and rate > 0.5,
         rule="at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2",
-        detail=f"rate {rate:.3f} [{span['low']:.3f}, {span['high']:.3f}]; control: random words in place of the captions",
+        detail=f"rate {rate:.3f} [{span['low']:.3f}, {span['high']:.3f}]; control: the partial on random words",
     )
 
 

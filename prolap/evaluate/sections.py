@@ -36,9 +36,12 @@ def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_]) -> Section:
 
 
 def retrieval_comparison(model: TwoWay, twin: TwoWay, seed: int) -> Section:
-    """R@1 of the model minus the twin's, each query with itself; `mean` averages both directions per clip."""
+    """R@1 of the model minus the twin's, each query with itself; `mean` averages both directions per clip.
+
+    `mean.above_chance` is the model's own R@1 minus chance: two models at chance are equals too.
+    """
     out: Section = {}
-    by_clip = []
+    by_clip, own = [], []
     for name in ("t2a", "a2t"):
         ours, theirs = getattr(model, name).hits(1), getattr(twin, name).hits(1)
         clip = model.clip_of_caption if name == "t2a" else np.arange(len(ours))
@@ -46,7 +49,11 @@ def retrieval_comparison(model: TwoWay, twin: TwoWay, seed: int) -> Section:
         # Captions of one clip are resampled together.
         out[name] = {"r1": _interval(bootstrap(difference, seed=seed))}
         by_clip.append(difference)
-    out["mean"] = {"r1": _interval(bootstrap((by_clip[0] + by_clip[1]) / 2, seed=seed))}
+        own.append(np.bincount(clip, weights=ours) / np.bincount(clip) - getattr(model, name).chance_r1)
+    out["mean"] = {
+        "r1": _interval(bootstrap((by_clip[0] + by_clip[1]) / 2, seed=seed)),
+        "above_chance": _interval(bootstrap((own[0] + own[1]) / 2, seed=seed)),
+    }
     return out
 
 

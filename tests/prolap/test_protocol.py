@@ -87,12 +87,17 @@ class Model:
         words = [[names[int(t)] for t in row if t > 0] for row in tokens]
         nodes = [int(row[0][1:]) if row and row[0][0] == "n" and len(row) > 1 else None for row in words]
         # Random strings may begin with a node's name too; only those of a node's own length are captions.
-        known = [v if v in self.level and " ".join(row) in self._own(v) else None for v, row in zip(nodes, words)]
+        known = [
+            v if v in self.level and " ".join(row) in self._own(v) else None
+            for v, row in zip(nodes, words, strict=True)
+        ]
         mean = torch.stack([self._mean(v, " ".join(row)) for v, row in zip(known, words, strict=True)])
         if self.kind == "counts":
             level = torch.tensor([float(len(row)) for row in words])
         else:
-            level = torch.tensor([2.0 * self.level.get(v, 1.5) + 0.01 * (hash_of(str(r)) % 7) for v, r in zip(known, words)])
+            level = torch.tensor(
+                [2.0 * self.level.get(v, 1.5) + 0.01 * (hash_of(str(r)) % 7) for v, r in zip(known, words, strict=True)]
+            )
         return self._hide(mean, -2.0 - level, masked)
 
     def _own(self, node: int) -> list[str]:
@@ -240,7 +245,9 @@ def test_a_deterministic_model_has_no_uncertainty_to_report() -> None:
     assert found["inclusion"] is None
     assert "deterministic" in found["reasons"]["uncertainty"]
     assert found["traversal"]["label_free"]["precision"] > found["traversal"]["label_free"]["chance"]
-    assert not any(claim.passed for claim in claims(found) if claim.name.startswith(("uncertainty", "risk", "inclusion")))
+    assert not any(
+        claim.passed for claim in claims(found) if claim.name.startswith(("uncertainty", "risk", "inclusion"))
+    )
 
 
 def test_dev_retrieval_is_the_retrieval_section(reading: dict[str, Any]) -> None:
