@@ -158,11 +158,12 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.evaluate import claims as claims_
     from prolap.evaluate.protocol import evaluate
     from prolap.evaluate.report import print_report
+    from prolap.progress import data_progress
 
     model = load_model(arguments.run, arguments.which)
     twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
     config = model.config
-    data = open_data(config, arguments.split)
+    data = open_data(config, arguments.split, data_progress(True))
     sections = evaluate(model, data, twin=twin, seed=config.seed, mask=config.mask)
     found = claims_.claims(sections)
     seconds = {"evaluate": time.perf_counter() - started}

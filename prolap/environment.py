@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import prolap
+from prolap.options import ConfigError
 
 _PACKAGES = ("torch", "torchaudio", "triton", "numpy")
 
@@ -27,6 +28,19 @@ def versions(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
         "commit": commit(),
     }
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device: got {name!r}, want auto, cpu, cuda or cuda:<number>.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: got {name!r}, but torch finds no GPU.")
+    return device
 
 
 def commit() -> str | None:

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+def data_progress(wanted: bool) -> Callable[[str, int, int], None] | None:
+    """For `open_data`: None in a terminal (it draws a bar), a line for each kind of work elsewhere, or nothing."""
+    if wanted and sys.stderr.isatty():
+        return None
+    seen: set[str] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        if wanted and what not in seen:
+            seen.add(what)
+            print(f"{what}: {total:,}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 class Meter:

@@ -58,7 +58,8 @@ def resume(config: Config, versions: dict[str, Any]) -> Checkpoint | None:
         return None
     _same(checkpoints.config_of(found), config, f"checkpoint {found.path.name}")
     before = found.state["versions"]
-    changed = [f"{key} {before.get(key)} -> {now}" for key, now in versions.items() if before.get(key) != now]
+    bits = {key: now for key, now in versions.items() if key != "commit"}  # most commits leave the bits alone
+    changed = [f"{key} {before.get(key)} -> {now}" for key, now in bits.items() if before.get(key) != now]
     if changed:
         what = ", ".join(changed)
         warnings.warn(f"the resumed run may differ in its last bits: {what}.", RuntimeWarning, stacklevel=3)

@@ -26,7 +26,7 @@ from prolap.logs import Logs
 from prolap.model import ProLAP, build_model
 from prolap.optim import build_optimizer, lr_factor, set_lr
 from prolap.options import ConfigError
-from prolap.progress import Display, Meter
+from prolap.progress import Display, Meter, data_progress
 from prolap.safety import TrainingStopped, not_finite, unusable_uncertainty
 from prolap.seeding import torch_generator
 from prolap.settings import to_dict
@@ -64,14 +64,14 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     started = time.perf_counter()
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
+    device = environment.pick_device(config.device)
     versions = environment.versions(device)
     found = runs.resume(config, versions) if resume else None
     if not resume:
         runs.check_new(config)
-    quiet = None if progress else lambda what, done, total: None
-    data = open_data(config, "train", quiet)
-    dev = None if config.overfit else open_data(config, "dev", quiet)
+    tell = data_progress(progress)
+    data = open_data(config, "train", tell)
+    dev = None if config.overfit else open_data(config, "dev", tell)
     vocabulary = (
         WordVocabulary.from_json(found.state["vocabulary"])
         if found
@@ -100,19 +100,6 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
         seconds=time.perf_counter() - started,
         signal=int(interrupt.received) if stopped == "interrupted" and interrupt.received else None,
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: got {name!r}, want auto, cpu, cuda or cuda:<number>.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: got {name!r}, but torch finds no GPU.")
-    return device
 
 
 @dataclass
