@@ -24,7 +24,6 @@ from prolap.environment import pick_device, versions
 from prolap.model import build_model
 from prolap.optim import lr_factor
 from prolap.options import ConfigError
-from prolap.progress import Display, Meter
 from prolap.safety import TrainingStopped, not_finite, trains_uncertainty, unusable_uncertainty
 from prolap.seeding import torch_generator
 from prolap.settings import load_config
@@ -280,37 +279,3 @@ def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="device: got 'abacus'"):
         pick_device("abacus")
-
-
-def test_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"loss": 1.25, "clips_per_second": 100.0, "data_wait_share": 0.5}
-    display = Display(True, 0, 9)
-    display.update(1, row)
-    assert capsys.readouterr().err == ""  # a line every ten seconds at most
-    now = display._last_line + 11
-    monkeypatch.setattr("prolap.progress.time.monotonic", lambda: now)
-    display.update(2, row)
-    assert capsys.readouterr().err == "step 2/9: loss 1.25, 100 clips/s, 50% waiting for data\n"
-    display.say("hello")
-    Display(False, 0, 9).say("nothing")
-    assert capsys.readouterr().err == "hello\n"
-
-
-def test_the_meter(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 10.0
-    monkeypatch.setattr("prolap.progress.time.perf_counter", lambda: now)
-    meter = Meter()
-    meter.add(30, 0.5)
-    meter.add(10, 0.5)
-    now = 14.0
-    assert meter.read() == {"clips_per_second": 10.0, "data_wait_share": 0.25}
-    now = 15.0
-    assert meter.read() == {"clips_per_second": 0.0, "data_wait_share": 0.0}
-
-
-def test_logs_drop_later_rows_and_a_line_cut_short(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    log = logs.Logs(tmp_path, 2)
-    log.write("train", {"step": 3, "loss": 0.5})
-    log.close()
-    assert logs.read(tmp_path / "train.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 0.5}]
