@@ -17,7 +17,7 @@ import numpy as np
 from prolap.data.sources import BY_KEY, DOMAINS, FAMILIES, SOURCES, domain
 from prolap.seeding import numpy_generator
 
-VERSION = 1  # of the plans and their meanings; part of every cached file's name
+VERSION = 2  # of the plans and their meanings; part of every cached file's name
 Relation = Literal["alone", "while", "then", "joined"]
 Split = Literal["train", "dev", "test"]
 TOGETHER: tuple[Relation, ...] = ("while", "then", "joined")
@@ -146,6 +146,13 @@ def _balanced(events: Sequence[Event]) -> list[Event]:
     return list(events)
 
 
+def _going_on(rng: np.random.Generator, event: Event) -> Event:
+    """The event in a rhythm that lasts until others join it."""
+    if event.rhythm == "brief":
+        return event._replace(rhythm="lasting")
+    return event._replace(rhythm=("slow", "fast")[rng.integers(2)]) if event.rhythm == "single" else event
+
+
 def draw(rng: np.random.Generator, universe: Universe, unseen: bool) -> Scene:
     """A scene at random."""
     sources = universe.draw(rng, unseen)
@@ -158,7 +165,9 @@ def draw(rng: np.random.Generator, universe: Universe, unseen: bool) -> Scene:
     if relation == "while":
         return Scene(relation, tuple(sorted(events)))
     order = [events[k] for k in rng.permutation(len(events))]
-    return Scene(relation, (order[0], *sorted(order[1:])) if relation == "joined" else tuple(order))
+    if relation == "joined":
+        return Scene(relation, (_going_on(rng, order[0]), *sorted(order[1:])))
+    return Scene(relation, tuple(order))
 
 
 def plan(seed: int, split: Split, clips: int, universe: Universe) -> list[Scene]:

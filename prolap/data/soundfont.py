@@ -63,7 +63,8 @@ class Bank:
         counts = np.minimum(np.arange(1, sums.shape[2] + 1), LOUD_BLOCKS)
         sums[..., LOUD_BLOCKS:] -= sums[..., :-LOUD_BLOCKS].copy()
         sums[..., LOUD_BLOCKS - 1 :] = np.maximum.accumulate(sums[..., LOUD_BLOCKS - 1 :], axis=2)
-        return np.sqrt(sums / counts)
+        levels: NDArray[np.float64] = np.sqrt(sums / counts)
+        return levels
 
     def loudest_start(self, row: int, pick: int, seconds: float) -> float:
         """Where the part of so many seconds with the most energy starts, in seconds."""

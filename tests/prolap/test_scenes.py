@@ -179,6 +179,13 @@ def test_relations_can_be_heard(bank: Bank) -> None:
         assert abs(_loudness(together[:20_000]) - _loudness(together[30_000:])) < 6
 
 
+def test_what_others_join_is_still_going_on(plans: dict[str, list[Scene]]) -> None:
+    joined = [scene for scene in plans["train"] if scene.relation == "joined"]
+    assert len(joined) > 500
+    assert {scene.events[0].rhythm for scene in joined} == {"slow", "fast", "lasting"}
+    assert {event.rhythm for scene in joined for event in scene.events[1:]} > {"single", "brief"}
+
+
 def test_nothing_soft_sounds_under_something_loud(plans: dict[str, list[Scene]]) -> None:
     for scene in plans["train"]:
         if scene.relation in ("while", "joined"):
