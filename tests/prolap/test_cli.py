@@ -163,3 +163,9 @@ def test_metrics_are_strict_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"retrieval.t2a\[1\] is nan"):
         metrics.write(tmp_path / "bad.json", {"retrieval": {"t2a": [0.5, float("nan")]}})
     assert not (tmp_path / "bad.json").exists()
+
+
+def test_both_packages_have_one_version() -> None:
+    import prolap_kernels
+
+    assert prolap.__version__ == prolap_kernels.__version__
