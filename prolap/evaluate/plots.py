@@ -30,6 +30,7 @@ def _figure(columns: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
+        axis.ticklabel_format(useOffset=False)
     return figure, axes
 
 
@@ -37,6 +38,12 @@ def _save(figure: Any, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
     return path
+
+
+def _legend_below(axis: Any, columns: int) -> None:
+    axis.legend(
+        fontsize=8, frameon=False, markerscale=1.8, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.14)
+    )
 
 
 def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path) -> Path:
@@ -56,7 +63,8 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
                 linewidths=0,
                 label=f"level {_LEVELS[level]}",
             )
-    lengths = np.unique(table["length"])
+    words, times = np.unique(table["length"], return_counts=True)
+    lengths = words[times >= 3]
     means = [table["u_random"][table["length"] == n].mean() for n in lengths]
     left.plot(lengths, means, color="black", linestyle="--", linewidth=1.4, label="random words, mean")
     left.set(xlabel="caption length (words)", ylabel=UNIT)
@@ -64,7 +72,7 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
         f"Spearman {_text(section['length_spearman'])}, random words {_text(section['length_spearman_random_words'])}",
         fontsize=10,
     )
-    left.legend(fontsize=8, frameon=False, markerscale=1.6)
+    _legend_below(left, 3)
     _levels_axis(right, table, section)
     return _save(figure, path)
 
@@ -81,7 +89,7 @@ def _levels_axis(axis: Any, table: Mapping[str, Any], section: Mapping[str, Any]
     points = [(k, v) for k, v in enumerate(matched["mean"]) if v is not None]
     if points:
         axis.plot(*zip(*points, strict=True), color="black", marker="o", linewidth=1.4, label="mean, each length once")
-        axis.legend(fontsize=8, frameon=False)
+        _legend_below(axis, 1)
     else:
         axis.text(0.5, 0.5, "no length is shared by all levels", ha="center", va="center", transform=axis.transAxes)
     axis.set_xticks(range(4), _LEVELS)
@@ -107,38 +115,42 @@ def mask_plot(evidence: Evidence, path: Path) -> Path:
 
 def traversal_plot(evidence: Evidence, path: Path) -> Path:
     """Three walks, one panel each: the captions met in order, filled where their meaning is in the clip's chain."""
-    figure, axes = _figure(3, width=5.2, height=5.6)
+    figure, axes = _figure(3, width=5.2, height=5.8)
+    for axis in axes:
+        axis.set_axis_off()
     for axis, walk in zip(axes, evidence.paths, strict=False):
         _walk_axis(axis, walk)
-    for axis in axes[len(evidence.paths) :]:
-        axis.set_axis_off()
     figure.suptitle(
-        "Walks from the nearest caption (top) to the label-free root; clips at the upper quartile, median and lower "
-        "quartile of precision",
-        fontsize=10,
+        "Walks from the nearest caption (t = 0) to the label-free root (t = 1): "
+        "clips at the upper quartile, median and lower quartile of precision",
+        fontsize=11,
     )
+    for level, colour in enumerate(_COLOURS):
+        axes[0].scatter([], [], s=46, color=colour, label=f"level {_LEVELS[level]}")
+    axes[0].scatter([], [], s=46, facecolors="white", edgecolors="0.4", label="hollow: not in the clip's chain")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     return _save(figure, path)
 
 
 def _walk_axis(axis: Any, walk: Mapping[str, Any]) -> None:
-    axis.set_axis_off()
     steps = walk["steps"]
     shown = steps if len(steps) <= 9 else [*steps[:4], None, *steps[-4:]]
-    rows = np.linspace(0.88, 0.32, len(shown)) if len(shown) > 1 else np.array([0.88])
+    rows = 0.9 - min(0.09, 0.6 / max(1, len(shown) - 1)) * np.arange(len(shown))
     axis.set(xlim=(0, 1), ylim=(0, 1))
-    axis.plot([0.05] * len(rows), rows, color="0.75", linewidth=1.2, zorder=1)
+    axis.text(0.03, 0.97, "t", va="center", ha="right", fontsize=8, color="0.45", style="italic")
+    axis.plot([0.08] * len(rows), rows, color="0.75", linewidth=1.2, zorder=1)
     for y, step in zip(rows, shown, strict=True):
         if step is None:
-            axis.text(0.12, y, f"... {len(steps) - 8} more ...", va="center", fontsize=8, color="0.45")
+            axis.text(0.14, y, f"... {len(steps) - 8} more ...", va="center", fontsize=8, color="0.45")
             continue
-        first, last, text, level, inside = step
+        first, _, text, level, inside = step
         colour = _COLOURS[level] if 0 <= level < 4 else "0.5"
-        axis.scatter([0.05], [y], s=46, zorder=2, edgecolors=colour, facecolors=colour if inside else "white")
-        axis.text(0.12, y, _wrap(text, 44), va="center", fontsize=8, linespacing=1.05)
-        axis.text(0.0, y, f"{first:.2f}", va="center", ha="right", fontsize=6.5, color="0.45")
-    chain = [f"{level}: {_wrap(text, 52, '    ')}" for level, text in enumerate(walk["chain"])]
-    axis.text(0.0, 0.24, "the clip's chain\n" + "\n".join(chain), va="top", fontsize=7.5, color="0.25")
-    axis.set_title(f"clip {walk['clip']}: precision {walk['precision']:.2f}  (filled: in its chain)", fontsize=9)
+        axis.scatter([0.08], [y], s=46, zorder=2, edgecolors=colour, facecolors=colour if inside else "white")
+        axis.text(0.14, y, _wrap(text, 54), va="center", fontsize=8, linespacing=1.05)
+        axis.text(0.03, y, f"{first:.2f}", va="center", ha="right", fontsize=7, color="0.45")
+    chain = [f"{level}: {_wrap(text, 60, '    ')}" for level, text in enumerate(walk["chain"])]
+    axis.text(0.0, 0.22, "the clip's chain\n" + "\n".join(chain), va="top", fontsize=8, color="0.25")
+    axis.set_title(f"clip {walk['clip']}: precision {walk['precision']:.2f}", fontsize=10)
 
 
 def _wrap(text: str, width: int, indent: str = "") -> str:

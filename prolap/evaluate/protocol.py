@@ -120,7 +120,8 @@ def score_of(model: Any) -> str:
 
 
 def _queries(data: Any) -> _Queries:
-    texts, clip = [], []
+    texts: list[str] = []
+    clip: list[int] = []
     for index in range(len(data)):
         captions = data.evaluation_captions(index)
         if not len(captions):

@@ -45,7 +45,8 @@ class Ranks:
         """[Q] (1/P) sum_i i / r_i over the sorted ranks r_i <= k: P counts the relevant items missed too."""
         place = np.arange(1, self.ranks.shape[1] + 1)
         found = (self.ranks > 0) & (self.ranks <= k)
-        return np.where(found, place / np.maximum(self.ranks, 1), 0.0).sum(1) / self.positives
+        precision: NDArray[np.float64] = np.where(found, place / np.maximum(self.ranks, 1), 0.0)
+        return np.asarray(precision.sum(1) / self.positives, dtype=np.float64)
 
     @property
     def chance_r1(self) -> float:

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-300)
 
 
 def starts(audio: Gaussian, captions: Gaussian, *, score: str = "csd") -> Indices:

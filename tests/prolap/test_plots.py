@@ -43,10 +43,12 @@ def made() -> tuple[dict[str, Any], Evidence]:
 
 
 def colours(path: Path) -> int:
-    return len(np.unique(imread(path).reshape(-1, 4), axis=0))
+    pixels = (imread(path)[..., :3] * 255).astype(np.int64) @ [1, 256, 65536]
+    return len(np.unique(pixels))
 
 
-def test_every_plot_is_written_and_shows_something(tmp_path: Path) -> None:
+def test_every_plot_is_written_and_shows_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "_DPI", 60)
     metrics, evidence = made()
     log = tmp_path / "train.jsonl"
     rows = [{"step": s, "loss/pairs": 900 / s, "loss/vib": 3.0, "scale": 10} for s in range(1, 900, 10)]
