@@ -102,16 +102,14 @@ class ProLAP(nn.Module):
         return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
     def _waveform(self, item: Any, sample_rate: int | None) -> Tensor:
-        from prolap.data.audio import read, resample
+        from prolap.data.audio import read
 
         data = self.config.data
         if isinstance(item, str | Path):
-            wave = read(item, data.sample_rate)
-        else:
-            wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
-            wave = wave.mean(dim=0) if wave.ndim == 2 else wave
-            wave = resample(wave, sample_rate, data.sample_rate)
-        return wave[: round(data.seconds * data.sample_rate)]
+            return read(item, data.sample_rate, seconds=data.seconds)
+        wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
+        wave = wave.mean(dim=0) if wave.ndim == 2 else wave
+        return _resample(wave[: round(data.seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
 
 
 def build_model(config: Config, vocabulary: WordVocabulary) -> ProLAP:
@@ -142,6 +140,19 @@ def _check_audio(audio: Any, sample_rate: int | None) -> None:
         raise ValueError(f"sample_rate: got {sample_rate}, want the waveforms' sample rate in Hz.")
     if any(paths) and sample_rate is not None:
         raise ValueError(f"sample_rate: got {sample_rate} with paths; a file knows its own, want None.")
+
+
+def _resample(wave: Tensor, rate: int, wanted: int) -> Tensor:
+    if rate == wanted:
+        return wave
+    try:
+        import soxr
+    except ImportError as error:
+        raise ModuleNotFoundError("resampling needs soxr: pip install prolap[train]") from error
+    out = torch.from_numpy(np.asarray(soxr.resample(wave.numpy(), rate, wanted), dtype=np.float32))
+    if not out.numel():
+        raise ValueError(f"audio: got a waveform of {wave.numel()} samples, want at least one at {wanted} Hz.")
+    return out
 
 
 @contextmanager

@@ -72,8 +72,8 @@ def pair_ids(batch: Batch, shared: Shared, one_column: bool = False) -> PairIds:
         return PairIds(index[:, None], index, first)
     if one_column:
         return PairIds(drawn[:, None], drawn, first)
-    strange = batch.chain.amax() + 1 + batch.index[:, None]  # no node has such an id
-    clip = torch.cat([torch.where(batch.chain >= 0, batch.chain, strange), batch.index[:, None]], dim=1)
+    strange = batch.chain.numel() + batch.index[:, None]  # no node has such a number
+    clip = torch.cat([torch.where(batch.chain >= 0, _numbered(batch.chain), strange), batch.index[:, None]], dim=1)
     column = torch.where(known, batch.level, LEVELS)
     caption = clip.gather(1, column[:, None])[:, 0]
     return PairIds(clip, caption, column)
@@ -83,8 +83,14 @@ def _drawn(batch: Batch) -> tuple[Tensor, Tensor]:
     """Whether a caption's node is known, [B] bool, and an id of that node (of the clip's index where unknown), [B]."""
     node = batch.chain.gather(1, batch.level.clamp(min=0)[:, None])[:, 0]
     known = (batch.level >= 0) & (node >= 0)
-    by_node = node * LEVELS + batch.level  # nodes of different levels may be numbered alike
-    return known, torch.where(known, by_node, (batch.chain.amax() + 1) * LEVELS + batch.index)
+    number = _numbered(batch.chain).gather(1, batch.level.clamp(min=0)[:, None])[:, 0]
+    by_node = number * LEVELS + batch.level  # nodes of different levels may be numbered alike
+    return known, torch.where(known, by_node, batch.chain.numel() * LEVELS + batch.index)
+
+
+def _numbered(chain: Tensor) -> Tensor:
+    """The nodes as numbers from 0 to 4 B - 1: nodes may be hashes as large as int64 holds."""
+    return chain.unique(return_inverse=True)[1]
 
 
 def _repeated(ids: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,6 +92,14 @@ def test_one_column_joins_captions_of_one_node() -> None:
     assert len(set(ids.caption.tolist())) == len(BATCH)  # node 5 of level 2 once, node 0 of levels 0, 1 apart
     twice = batch_of([1, 2, 3], [[0, 1, 2, 3], [0, 1, 4, 5], [0, 1, 4, 5]], [1, 1, 0])
     assert matrix(pair_ids(twice, "positive", one_column=True)).tolist() == [[1, 1, -1], [1, 1, -1], [-1, -1, 1]]
+
+
+@pytest.mark.parametrize("shared", ["keep", "ignore", "positive"])
+@pytest.mark.parametrize("one_column", [False, True])
+def test_nodes_may_be_as_large_as_int64_holds(shared: str, one_column: bool) -> None:
+    large = torch.where(BATCH.chain >= 0, 2**63 - 1 - BATCH.chain, -1)
+    expected = matrix(pair_ids(BATCH, shared, one_column))
+    assert torch.equal(matrix(pair_ids(replace(BATCH, chain=large), shared, one_column)), expected)
 
 
 def test_rows_can_be_repeated() -> None:
