@@ -40,7 +40,8 @@ def test_compact_keeps_order_and_cuts_the_tail() -> None:
     tokens = torch.arange(8.0).reshape(2, 4, 1)
     visible = torch.tensor([[False, True, False, True], [True, False, False, False]])
     kept, seen = compact(tokens, visible)
-    assert kept[0, :, 0].tolist() == [1.0, 3.0] and kept[1, 0, 0] == 4.0
+    assert kept[0, :, 0].tolist() == [1.0, 3.0]
+    assert kept[1, 0, 0] == 4.0
     assert seen.tolist() == [[True, True], [True, False]]
 
 
@@ -156,7 +157,8 @@ def test_order_of_words_matters(text: torch.nn.Module) -> None:
 
 def test_empty_caption_embeds(text: torch.nn.Module) -> None:
     out = text(VOCABULARY([""]))
-    assert out.isfinite().all() and out.abs().max() > 0
+    assert out.isfinite().all()
+    assert out.abs().max() > 0
     assert VOCABULARY([""]).tolist() == [[END]]
 
 

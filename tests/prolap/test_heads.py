@@ -26,7 +26,9 @@ def test_bound_is_the_identity_inside_and_stays_between() -> None:
     assert torch.equal(bound(x, -12.0, 4.0), x)
     far = torch.tensor([-1e6, -50.0, -11.5, 3.5, 50.0, 1e6], dtype=torch.float64)
     inside = bound(far, -12.0, 4.0)
-    assert (inside > -12).all() and (inside < 4).all() and (inside.diff() > 0).all()
+    assert (inside > -12).all()
+    assert (inside < 4).all()
+    assert (inside.diff() > 0).all()
 
 
 def test_bound_has_two_continuous_derivatives_and_no_dead_gradient() -> None:
@@ -34,7 +36,8 @@ def test_bound_has_two_continuous_derivatives_and_no_dead_gradient() -> None:
     x = torch.tensor(points, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(bound(x, -12.0, 4.0).sum(), x, create_graph=True)
     (bend,) = torch.autograd.grad(slope.sum(), x)
-    assert (slope - 1).abs().max() < 1e-9 and bend.abs().max() < 1e-4
+    assert (slope - 1).abs().max() < 1e-9
+    assert bend.abs().max() < 1e-4
     far = torch.tensor([-1e8, -1e3, 1e3, 1e8], requires_grad=True)
     (gradient,) = torch.autograd.grad(bound(far, -12.0, 4.0).sum(), far)
     assert (gradient > 0).all()
@@ -57,7 +60,8 @@ def test_log_variance_starts_near_its_init(init: float, kind: str) -> None:
 
 def test_shared_log_variance_is_one_per_sample() -> None:
     shared, diagonal = (head(logvar=kind)(features()).logvar for kind in ("shared", "diagonal"))
-    assert (shared == shared[:, :1]).all() and shared[0, 0] != shared[1, 0]
+    assert (shared == shared[:, :1]).all()
+    assert shared[0, 0] != shared[1, 0]
     assert (diagonal[:, 0] != diagonal[:, 1]).all()
 
 
@@ -83,7 +87,8 @@ def test_float32_under_autocast() -> None:
         z = module(x.bfloat16())
     expected = module(x.bfloat16().float())
     assert z.mean.dtype == z.logvar.dtype == torch.float32
-    assert torch.equal(z.mean, expected.mean) and torch.equal(z.logvar, expected.logvar)
+    assert torch.equal(z.mean, expected.mean)
+    assert torch.equal(z.logvar, expected.logvar)
 
 
 def test_saturated_counts_what_is_next_to_a_bound() -> None:
@@ -91,7 +96,8 @@ def test_saturated_counts_what_is_next_to_a_bound() -> None:
     assert head().saturated(logvar).item() == 0.5
     edge = torch.tensor(unbound(-12 + 0.2, -12.0, 4.0), requires_grad=True)
     (slope,) = torch.autograd.grad(bound(edge, -12.0, 4.0), edge)
-    assert slope.item() == pytest.approx(1 / (1 + math.tan(0.8 * math.pi / 2) ** 2), rel=1e-4) and slope < 0.1
+    assert slope.item() == pytest.approx(1 / (1 + math.tan(0.8 * math.pi / 2) ** 2), rel=1e-4)
+    assert slope < 0.1
 
 
 def test_init_must_lie_between_the_bounds() -> None:

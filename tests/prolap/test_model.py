@@ -77,8 +77,11 @@ def test_embed_text_matches_encode_text_and_restores_training() -> None:
     built.text_head.eval()
     texts = ["a dog barks", "", "rain falls", "unheard of", "a a a a a"]
     z = built.embed_text(texts, batch_size=2)
-    assert built.training and built.text.training and not built.text_head.training
-    assert not z.mean.requires_grad and z.mean.dtype == torch.float32
+    assert built.training
+    assert built.text.training
+    assert not built.text_head.training
+    assert not z.mean.requires_grad
+    assert z.mean.dtype == torch.float32
     torch.testing.assert_close(z.mean.norm(dim=1), torch.ones(5))
     built.eval()
     with torch.no_grad():

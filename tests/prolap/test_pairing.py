@@ -81,8 +81,11 @@ def test_ignore_leaves_repetitions_of_a_node_out() -> None:
     ids = pair_ids(batch, "ignore")
     assert ids.caption.tolist() == [10, -1, 12, 13, 14]
     signs = matrix(ids)
-    assert (signs[1] == 0).all() and (signs[:, 1] == 0).all()
-    assert signs[0, 0] == 1 and signs[0, 2] == -1 and signs[3, 4] == -1
+    assert (signs[1] == 0).all()
+    assert (signs[:, 1] == 0).all()
+    assert signs[0, 0] == 1
+    assert signs[0, 2] == -1
+    assert signs[3, 4] == -1
     assert ids.counted(torch.arange(5)).item() == 4
 
 

@@ -43,7 +43,8 @@ def test_total_is_the_weighted_sum_of_the_logged_terms() -> None:
     total, logs = losses()
     expected = sum(getattr(EVERYTHING, name).weight * logs[f"loss/{name}"] for name in TERMS)
     torch.testing.assert_close(total.detach(), expected)
-    assert total.dtype == torch.float32 and total.requires_grad
+    assert total.dtype == torch.float32
+    assert total.requires_grad
 
 
 def test_logs_name_everything_and_are_detached() -> None:
@@ -54,7 +55,8 @@ def test_logs_name_everything_and_are_detached() -> None:
         expected.add(f"bounds/{modality}")
     assert set(logs) == expected | {"uncertainty/text_masked_3"}
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs.values())
-    assert logs["scale"].item() == pytest.approx(10) and logs["bias"].item() == -10
+    assert logs["scale"].item() == pytest.approx(10)
+    assert logs["bias"].item() == -10
     for modality in MODALITIES:
         assert logs[f"uncertainty/{modality}"].item() == pytest.approx(-6, abs=0.1)
         assert logs[f"uncertainty/{modality}_trace"].item() == pytest.approx(16 * 2.479e-3, rel=0.1)
@@ -85,7 +87,8 @@ def test_stacked_masked_copies_are_what_single_ones_would_be(mode: str) -> None:
     model, data = build_model(config, VOCABULARY).eval(), batch()
     views = encode_views(model, data, config, torch.Generator().manual_seed(0))
     assert [len(v) for v in (views.masked_audio, views.masked_text)] == [2, 3]
-    assert views.audio_links.shape == (2, 4) and views.text_links.shape == (3, 4)
+    assert views.audio_links.shape == (2, 4)
+    assert views.text_links.shape == (3, 4)
 
     from prolap.data.masking import recursive_masks
 
@@ -110,9 +113,11 @@ def test_every_parameter_learns(amp: bool, kind: str) -> None:
     total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.dtype == torch.float32
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
-    assert total.isfinite() and all(value.isfinite() for value in logs.values())
+    assert total.isfinite()
+    assert all(value.isfinite() for value in logs.values())
 
 
 def test_autocast_changes_little() -> None:
