@@ -52,7 +52,8 @@ def three_paths(walks: dict[str, Traversal], data: Any, pool: Pool) -> list[dict
         place = int(order[round(quantile * (len(order) - 1))])
         chain = data.chain(clips[place])
         time, steps = np.linspace(0, 1, walk.path.shape[1]), []
-        edges = np.flatnonzero(np.diff(walk.path[place])) + 1
+        # Paraphrases met one after the other are one step, shown by the first.
+        edges = np.flatnonzero(np.diff(pool.node[rows[walk.path[place]]])) + 1
         for part in np.split(np.arange(walk.path.shape[1]), edges):
             caption = rows[walk.path[place, part[0]]]
             steps.append(
