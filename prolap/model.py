@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prolap.config import Config
 from prolap.data.vocabulary import WordVocabulary
 from prolap.encoders import AUDIO, TEXT
+from prolap.encoders.base import Encoder
 from prolap.heads import Head, bound, unbound
 from prolap.seeding import torch_generator
 from prolap_kernels import Gaussian
@@ -119,7 +120,7 @@ def build_model(config: Config, vocabulary: WordVocabulary) -> ProLAP:
         return ProLAP(config, vocabulary)
 
 
-def _lookup(kind: str, registry: dict[str, Callable[..., nn.Module]], name: str) -> Callable[..., nn.Module]:
+def _lookup(kind: str, registry: dict[str, Callable[..., Encoder]], name: str) -> Callable[..., Encoder]:
     if name not in registry:
         raise ValueError(f"model.{kind}: got {name!r}, want one of {', '.join(sorted(registry))}.")
     return registry[name]

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prolap.config import Config
+from prolap.encoders.base import Encoder
 from prolap.encoders.tokens import check_mask, compact, mean_max
 
 PATCH = 8  # frames; 0.16 s at the default hop
 
 
-class TinyAudio(nn.Module):
+class TinyAudio(Encoder):
     """Reads log-mel [B, frames, mels] and the number of frames that hold sound, [B].
 
     A token is a patch of `PATCH` frames by all mel bands; it counts if at least half of its frames hold sound (the
@@ -35,15 +36,17 @@ class TinyAudio(nn.Module):
         self.out = nn.Linear(2 * width, width)
         self.dropout = nn.Dropout(config.model.dropout)
 
-    def grid(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+    def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which patches hold sound and so may be masked. Bool [B, T], T = ceil(frames / PATCH)."""
+        lengths = _lengths(inputs, lengths)
         patches = torch.arange(-(-inputs.shape[1] // PATCH), device=inputs.device)
         return patches < ((lengths + PATCH // 2) // PATCH).clamp(min=1)[:, None]
 
     def forward(
-        self, inputs: Tensor, lengths: Tensor, masked: Tensor | None = None, mode: str = "substitute"
+        self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
-        """Log-mel [B, frames, mels], lengths int [B], masked bool [B, T] or None -> features [B, width]."""
+        """Log-mel [B, frames, mels], lengths int [B] (None: all frames), masked bool [B, T] -> features [B, width]."""
+        lengths = _lengths(inputs, lengths)
         valid = self.grid(inputs, lengths)
         check_mask(masked, valid, mode, self.can_delete)
         tokens = self.embed(self._patches(inputs, lengths))
@@ -63,4 +66,8 @@ class TinyAudio(nn.Module):
         frames = inputs.shape[1]
         inside = torch.arange(frames, device=inputs.device) < lengths[:, None]
         sound = torch.where(inside[..., None], inputs, 0.0)
-        return functional.pad(sound, (0, 0, 0, -frames % PATCH)).unflatten(1, (-1, PATCH)).flatten(2)
+        return functional.pad(sound, (0, 0, 0, -frames % PATCH)).reshape(len(inputs), -1, PATCH * inputs.shape[2])
+
+
+def _lengths(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    return torch.full((len(inputs),), inputs.shape[1], device=inputs.device) if lengths is None else lengths

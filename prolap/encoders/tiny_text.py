@@ -8,10 +8,11 @@ from torch.nn import functional
 
 from prolap.config import Config
 from prolap.data.vocabulary import END, PAD, WordVocabulary
+from prolap.encoders.base import Encoder
 from prolap.encoders.tokens import check_mask, compact, mean_max
 
 
-class TinyText(nn.Module):
+class TinyText(Encoder):
     """h_i = gelu(L e_i + R e_(i+1) + b), mean and maximum over the visible words i, then a small perceptron.
 
     e_i is the word's embedding and e_(i+1) that of its right neighbour (zero after the end token). Both maps are
