@@ -152,25 +152,15 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise ConfigError(f"unknown option {rest[0]!r} on the command line; `prolap evaluate --help` lists all.")
     started = time.perf_counter()
-    from prolap import metrics
+    from prolap.assess import Assessed, assess
     from prolap.checkpoint import load_model
     from prolap.data import open_data
-    from prolap.evaluate import claims as claims_
-    from prolap.evaluate.protocol import evaluate
-    from prolap.evaluate.report import print_report
-    from prolap.progress import data_progress
 
     model = load_model(arguments.run, arguments.which)
     twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
-    config = model.config
-    data = open_data(config, arguments.split, data_progress(True))
-    sections = evaluate(model, data, twin=twin, seed=config.seed, mask=config.mask)
-    found = claims_.claims(sections)
-    seconds = {"evaluate": time.perf_counter() - started}
+    data = open_data(model.config, arguments.split)
     path = arguments.out or arguments.run / "metrics.json"
-    metrics.write(path, metrics.document(config, sections, claims_.as_json(found), seconds))
-    print_report(sections, found)
-    print(f"written: {path}")
+    assess(Assessed(model, twin, data, model.config, path, arguments.run / "train.jsonl"), {}, started)
     return 0
 
 

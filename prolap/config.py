@@ -47,7 +47,7 @@ class DataConfig:
     """Samples from one log-mel frame to the next."""
     level_weights: tuple[float, float, float, float] = (0.1, 0.15, 0.25, 0.5)
     """How often a training caption is drawn from each level of the chain, general to specific."""
-    shared_captions: Literal["keep", "ignore", "positive"] = "positive"
+    shared_captions: Literal["keep", "ignore", "positive"] = "keep"
     """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions
     of a node, `positive` counts every clip whose chain holds the caption's node."""
 

@@ -52,12 +52,9 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
 
     Started again in the same folder, it goes on where it was stopped, and only evaluates what is trained already.
     """
-    from prolap import metrics
+    from prolap.assess import Assessed, assess
     from prolap.checkpoint import load_model
     from prolap.data import open_data
-    from prolap.evaluate import claims, plots
-    from prolap.evaluate.protocol import evaluate_full
-    from prolap.evaluate.report import print_report
 
     started, clock, folder = time.perf_counter(), Clock(), Path(config.run)
     with clock.phase("render", "Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)"):
@@ -69,19 +66,19 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         with clock.phase("train", what):
             if not _trained(each, progress):
                 return {}
-    with clock.phase("evaluate", "Evaluating both on test"):
-        model, other = load_model(ours.run), load_model(twin.run)
-        found = evaluate_full(model, data, twin=other, seed=config.seed, mask=config.mask)
-        judged = claims.claims(found.metrics)
-        plotted = plots.write_plots(found.metrics, found.evidence, folder, log=Path(ours.run) / "train.jsonl")
-    clock.seconds["total"] = time.perf_counter() - started
-    content = metrics.document(config, found.metrics, claims.as_json(judged), clock.seconds)
-    metrics.write(folder / "metrics.json", content)
-    print_report(found.metrics, judged)
+    print("Evaluating both on test ...", file=sys.stderr, flush=True)
+    what = Assessed(
+        load_model(ours.run),
+        load_model(twin.run),
+        data,
+        config,
+        folder / "metrics.json",
+        Path(ours.run) / "train.jsonl",
+    )
+    content = assess(what, clock.seconds, started)
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))
     for sentence in clock.slow():
         print(sentence)
-    print(f"written: {folder / 'metrics.json'} and " + ", ".join(path.name for path in plotted))
     return content
 
 
