@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +31,8 @@ class TinyAudio(Encoder):
         super().__init__()
         self.width = width = config.model.width
         self.embed = nn.Linear(PATCH * config.data.mels, width)
+        # far above the usual start: else all sounds start nearly parallel and the first hundred steps go into that
+        nn.init.normal_(self.embed.weight, std=4 / math.sqrt(self.embed.in_features))
         self.mask = nn.Parameter(torch.randn(width) * 0.02)
         self.mix = nn.Conv1d(width, width, 3, padding=1, groups=width)
         self.patch = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
