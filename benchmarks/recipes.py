@@ -20,7 +20,7 @@ from .environment import ROOT, stamp
 RECIPES: dict[str, list[str]] = {
     "preset": [],
     "keep": ["data.shared_captions=keep"],
-    "masked views": ["data.shared_captions=keep", "loss.pairs.masked_views=true"],
+    "masked views": ["data.shared_captions=keep", "loss.masked_pairs.weight=0.2"],
 }
 """Name -> what differs from the preset `quickstart`; `twin` is the deterministic baseline."""
 COLUMNS = {

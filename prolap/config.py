@@ -102,8 +102,16 @@ class PairTerm:
     """How alike a sound and a caption are: csd (Gaussians), dot (means alone: a deterministic model), and others."""
     objective: Literal["sigmoid", "softmax"] = "sigmoid"
     """What scores become: sigmoid (PPCL, SigLIP) or softmax (InfoNCE, CLAP)."""
-    masked_views: bool = False
-    """Also let the masked copies enter as further positives and negatives."""
+
+
+@dataclass(frozen=True)
+class MaskedPairTerm:
+    """Sigmoid loss between masked copies and the other modality unmasked: the own sample positive, all others negative."""
+
+    weight: float = 0.0
+    """Weight in the total loss; 0 leaves the term out."""
+    score: str = "csd"
+    """How alike a masked copy and the other side are, as in `pairs`."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ class LossConfig:
     """The weighted terms; a term of weight 0 is not computed. Field names are the names in logs."""
 
     pairs: PairTerm = PairTerm()
+    masked_pairs: MaskedPairTerm = MaskedPairTerm()
     cross_inclusion: InclusionTerm = InclusionTerm()
     hierarchy: InclusionTerm = InclusionTerm()
     vib: VibTerm = VibTerm()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prolap.config import InclusionTerm, LossConfig, PairTerm, RepulsionTerm, VibTerm
+from prolap.config import InclusionTerm, LossConfig, MaskedPairTerm, PairTerm, RepulsionTerm, VibTerm
 from prolap.data.batch import Batch
 from prolap.pairing import Shared, pair_ids
 from prolap_kernels import (
@@ -38,35 +38,37 @@ class Views:
     shared: Shared = "positive"
     """What a caption is to other clips whose chain holds it (DataConfig.shared_captions)."""
 
-    def rows(self, modality: str, whole: bool, masked: bool) -> tuple[Gaussian, Tensor]:
-        """The unmasked embeddings, the masked ones or both, [N, D], and the row of the batch each comes from, [N]."""
-        full, copies = getattr(self, modality), getattr(self, f"masked_{modality}")
-        parts = ([full] if whole else []) + (copies if masked else [])
-        source = [torch.arange(len(part.mean), device=full.mean.device) for part in parts]
-        return _stack(parts), torch.cat(source)
+    def masked(self, modality: str) -> tuple[Gaussian, Tensor]:
+        """All masked copies of a modality, [N, D], and the row of the batch that each was made of, [N]."""
+        copies: list[Gaussian] = getattr(self, f"masked_{modality}")
+        source = torch.arange(len(copies[0].mean), device=copies[0].mean.device).repeat(len(copies))
+        return Gaussian(torch.cat([c.mean for c in copies]), torch.cat([c.logvar for c in copies])), source
 
 
 def pairs(views: Views, term: PairTerm, scale: Tensor, bias: Tensor) -> Tensor:
     """Contrastive loss of all clips and captions of the batch (score x objective), divided by the clips that count.
 
     Shared captions as in `prolap.pairing.pair_ids`; the sigmoid's pairs are additive, so that the columns of "positive"
-    are summed exactly. softmax has no bias. `masked_views` adds the masked copies to both sides, each with the
-    identity of the row it was made of (R: an option of ours, after trials in which it lifted the location of masked
-    embeddings).
+    are summed exactly. softmax has no bias.
     """
-    audio, clips = views.rows("audio", True, term.masked_views)
-    text, captions = views.rows("text", True, term.masked_views)
-    softmax = term.objective == "softmax"
-    ids = pair_ids(views.batch, views.shared, one_column=softmax)
-    if softmax:
-        ((_, x_id, y_id),) = ids.blocks(clips, captions)
-        return pairwise_loss(audio, text, score=term.score, objective="softmax", scale=scale, x_id=x_id, y_id=y_id)
-    options: dict[str, Any] = {"score": term.score, "scale": scale, "bias": bias, "reduction": "sum"}
-    losses = [
-        pairwise_loss(audio, text.rows(at), x_id=x_id, y_id=y_id, **options)
-        for at, x_id, y_id in ids.blocks(clips, captions)
-    ]
-    return torch.stack(losses).sum() / ids.counted(clips)
+    if term.objective == "sigmoid":
+        rows = torch.arange(len(views.batch), device=views.audio.mean.device)
+        return _across(views, (views.audio, rows), (views.text, rows), rows, _options(term, scale, bias))
+    ids = pair_ids(views.batch, views.shared, one_column=True)
+    x_id, y_id = ids.clip[:, 0], ids.caption
+    return pairwise_loss(
+        views.audio, views.text, score=term.score, objective="softmax", scale=scale, x_id=x_id, y_id=y_id
+    )
+
+
+def masked_pairs(views: Views, term: MaskedPairTerm, scale: Tensor, bias: Tensor) -> Tensor:
+    """Masked copies against the other modality unmasked, positives and negatives as those of the rows they were made of.
+
+    R, an option of ours: in trials it is what lifted the location of masked embeddings. Divided by the masked rows that
+    count, mean of both modalities.
+    """
+    options = _options(term, scale, bias)
+    return _mean([_against_other(views, modality, options) for modality in ("audio", "text")])
 
 
 def cross_inclusion(views: Views, term: InclusionTerm, scale: Tensor, bias: Tensor) -> Tensor:
@@ -105,12 +107,12 @@ def repulsion(views: Views, term: RepulsionTerm, scale: Tensor, bias: Tensor) ->
     its own rows, nor, unless shared captions are kept as negatives, from captions that hold for it. Mean of both
     modalities.
     """
-    losses = [_repel(views, modality, term, scale, bias) for modality in ("audio", "text")]
-    return torch.stack([loss for loss in losses if loss is not None]).mean()
+    return _mean([_repel(views, modality, term, scale, bias) for modality in ("audio", "text")])
 
 
 TERMS: dict[str, Callable[[Views, Any, Tensor, Tensor], Tensor]] = {
     "pairs": pairs,
+    "masked_pairs": masked_pairs,
     "cross_inclusion": cross_inclusion,
     "hierarchy": hierarchy,
     "vib": vib,
@@ -129,8 +131,7 @@ def active_terms(config: LossConfig) -> dict[str, Any]:
 
 def needs_masks(config: LossConfig) -> bool:
     """Whether a term that counts looks at masked copies."""
-    active = active_terms(config)
-    return bool({"hierarchy", "repulsion"} & active.keys()) or ("pairs" in active and active["pairs"].masked_views)
+    return bool({"masked_pairs", "hierarchy", "repulsion"} & active_terms(config).keys())
 
 
 def _repel(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor | None:
@@ -138,10 +139,10 @@ def _repel(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias
     if not copies:
         return None
     if term.partner == "cross":
-        return _repel_across(views, modality, term, scale, bias)
+        return _against_other(views, modality, _options(term, scale, bias) | {"negatives_only": True})
     ids = views.batch.index if modality == "audio" else pair_ids(views.batch, views.shared, one_column=True).caption
     if term.partner == "same":
-        masked, source = views.rows(modality, False, True)
+        masked, source = views.masked(modality)
         return mask_repulsive_loss(
             masked, getattr(views, modality), scale, bias, masked_id=ids[source], other_id=ids, score=term.score
         )
@@ -155,31 +156,44 @@ def _repel(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias
     return torch.stack(levels).mean()
 
 
-def _repel_across(views: Views, modality: str, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor:
-    """Masked rows of one modality against all rows of the other, with the pair ids of the contrastive loss."""
-    masked, source = views.rows(modality, False, True)
-    other, every = views.rows("text" if modality == "audio" else "audio", True, False)
-    ids = pair_ids(views.batch, views.shared)
-    options: dict[str, Any] = {"score": term.score, "scale": scale, "bias": bias, "reduction": "sum"}
-    options["negatives_only"] = True
+def _against_other(views: Views, modality: str, options: dict[str, Any]) -> Tensor | None:
+    """Masked copies of one modality against all rows of the other, over the masked rows; None where there are none."""
+    if not getattr(views, f"masked_{modality}"):
+        return None
+    masked, source = views.masked(modality)
+    every = torch.arange(len(views.batch), device=source.device)
     if modality == "audio":
-        losses = [
-            pairwise_loss(masked, other.rows(at), x_id=clip_id, y_id=caption_id, **options)
-            for at, clip_id, caption_id in ids.blocks(source, every)
-        ]
-    else:
-        losses = [
-            pairwise_loss(masked.rows(at), other, x_id=caption_id, y_id=clip_id, **options)
-            for at, clip_id, caption_id in ids.blocks(every, source)
-        ]
-    return torch.stack(losses).sum() / ids.counted(source)
+        return _across(views, (masked, source), (views.text, every), source, options)
+    return _across(views, (views.audio, every), (masked, source), source, options)
+
+
+def _across(
+    views: Views,
+    sounds: tuple[Gaussian, Tensor],
+    texts: tuple[Gaussian, Tensor],
+    counted: Tensor,
+    options: dict[str, Any],
+) -> Tensor:
+    """Sum of the sigmoid loss over pairs, divided by the rows `counted` that are not left out.
+
+    sounds, texts: embeddings, and the rows of the batch that they were made of.
+    """
+    ids = pair_ids(views.batch, views.shared)
+    (audio, clips), (text, captions) = sounds, texts
+    losses = [
+        pairwise_loss(audio, text.rows(at), x_id=clip_id, y_id=caption_id, reduction="sum", **options)
+        for at, clip_id, caption_id in ids.blocks(clips, captions)
+    ]
+    return torch.stack(losses).sum() / ids.counted(counted)
+
+
+def _options(term: PairTerm | MaskedPairTerm | RepulsionTerm, scale: Tensor, bias: Tensor) -> dict[str, Any]:
+    return {"score": term.score, "scale": scale, "bias": bias}
+
+
+def _mean(losses: list[Tensor | None]) -> Tensor:
+    return torch.stack([loss for loss in losses if loss is not None]).mean()
 
 
 def _fix_mean(view: Gaussian, term: InclusionTerm) -> Gaussian:
     return Gaussian(view.mean.detach(), view.logvar) if term.detach_mean else view
-
-
-def _stack(parts: list[Gaussian]) -> Gaussian:
-    if len(parts) == 1:
-        return parts[0]
-    return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))

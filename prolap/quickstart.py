@@ -67,7 +67,7 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
             if not _trained(each, progress):
                 return {}
     print("Evaluating both on test ...", file=sys.stderr, flush=True)
-    what = Assessed(
+    assessed = Assessed(
         load_model(ours.run),
         load_model(twin.run),
         data,
@@ -75,7 +75,7 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         folder / "metrics.json",
         Path(ours.run) / "train.jsonl",
     )
-    content = assess(what, clock.seconds, started)
+    content = assess(assessed, clock.seconds, started)
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))
     for sentence in clock.slow():
         print(sentence)

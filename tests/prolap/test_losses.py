@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from prolap.config import InclusionTerm, LossConfig, PairTerm, RepulsionTerm, VibTerm
+from prolap.config import InclusionTerm, LossConfig, MaskedPairTerm, PairTerm, RepulsionTerm, VibTerm
 from prolap.data.batch import Batch
 from prolap.losses import TERMS, Views, active_terms, needs_masks
 from prolap.pairing import pair_ids
@@ -69,14 +69,13 @@ def test_pairs_is_the_sum_over_the_pair_matrix(shared: str, score: str) -> None:
 
 
 @pytest.mark.parametrize("shared", ["keep", "positive"])
-def test_masked_views_enter_as_further_rows_of_both_sides(shared: str) -> None:
+def test_masked_copies_meet_the_other_modality_as_their_own_rows_do(shared: str) -> None:
     view = views(shared)
-    clips = torch.cat([torch.arange(B), torch.arange(ROWS).repeat(2)])
-    captions = torch.cat([torch.arange(B), torch.arange(ROWS).repeat(3)])
-    sign = signs(view)[clips][:, captions]
-    expected = dense(cat(view.audio, *view.masked_audio), cat(view.text, *view.masked_text), sign) / len(clips)
-    loss = TERMS["pairs"](view, PairTerm(masked_views=True), SCALE, BIAS)
-    torch.testing.assert_close(loss, expected, check_dtype=False)
+    sign, sound, text = signs(view), torch.arange(ROWS).repeat(2), torch.arange(ROWS).repeat(3)
+    audio = dense(cat(*view.masked_audio), view.text, sign[sound]) / len(sound)
+    captions = dense(view.audio, cat(*view.masked_text), sign[:, text]) / len(text)
+    loss = TERMS["masked_pairs"](view, MaskedPairTerm(weight=1), SCALE, BIAS)
+    torch.testing.assert_close(loss, (audio + captions) / 2, check_dtype=False)
 
 
 def test_softmax_is_cross_entropy_both_ways() -> None:
@@ -195,8 +194,8 @@ def test_terms_are_the_sections_of_the_configuration() -> None:
         (lambda c: c, False),
         (lambda c: replace(c, hierarchy=InclusionTerm(weight=0.1)), True),
         (lambda c: replace(c, repulsion=RepulsionTerm(weight=0.1)), True),
-        (lambda c: replace(c, pairs=PairTerm(masked_views=True)), True),
-        (lambda c: replace(c, pairs=PairTerm(weight=0, masked_views=True), vib=VibTerm(weight=1)), False),
+        (lambda c: replace(c, masked_pairs=MaskedPairTerm(weight=0.1)), True),
+        (lambda c: replace(c, vib=VibTerm(weight=1)), False),
     ],
 )
 def test_masks_are_needed_only_by_terms_that_count(change: Callable[[LossConfig], LossConfig], masks: bool) -> None:

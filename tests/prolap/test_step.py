@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prolap.config import Config, InclusionTerm, LossConfig, MaskConfig, ModelConfig, PairTerm, RepulsionTerm, VibTerm
+from prolap.config import (
+    Config,
+    InclusionTerm,
+    LossConfig,
+    MaskConfig,
+    MaskedPairTerm,
+    ModelConfig,
+    PairTerm,
+    RepulsionTerm,
+    VibTerm,
+)
 from prolap.data.batch import Batch
 from prolap.data.vocabulary import WordVocabulary
 from prolap.losses import TERMS
@@ -14,7 +24,8 @@ from prolap.step import encode_views, training_losses
 
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(30)])
 EVERYTHING = LossConfig(
-    pairs=PairTerm(masked_views=True),
+    pairs=PairTerm(),
+    masked_pairs=MaskedPairTerm(weight=0.1),
     cross_inclusion=InclusionTerm(weight=1e-3),
     hierarchy=InclusionTerm(weight=5e-3),
     vib=VibTerm(weight=1e-5),
