@@ -19,8 +19,10 @@ from .environment import ROOT, stamp
 
 RECIPES: dict[str, list[str]] = {
     "preset": [],
-    "keep": ["data.shared_captions=keep"],
-    "masked views": ["data.shared_captions=keep", "loss.masked_pairs.weight=0.2"],
+    "no masked pairs": ["loss.masked_pairs.weight=0"],
+    "no hierarchy": ["loss.hierarchy.weight=0"],
+    "joint uncertainty": ["model.detach_uncertainty=false"],
+    "positive": ["data.shared_captions=positive"],
 }
 """Name -> what differs from the preset `quickstart`; `twin` is the deterministic baseline."""
 COLUMNS = {
@@ -38,7 +40,7 @@ COLUMNS = {
 }
 
 
-def measure(name: str, seed: int, steps: int | None) -> dict[str, object]:
+def measure(name: str, seed: int, steps: int | None = None, threads: int | None = None) -> dict[str, object]:
     """Train one recipe with one seed and evaluate it on dev."""
     from prolap.checkpoint import load_model
     from prolap.data import open_data
@@ -50,6 +52,7 @@ def measure(name: str, seed: int, steps: int | None) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         words = [] if name == "twin" else RECIPES[name]
         size = [f"steps={steps}"] if steps else []
+        size += [f"threads={threads}"] if threads else []
         config = load_config(
             "quickstart", overrides=[*words, *size, f"seed={seed}", f"run={folder}/run", "tensorboard=false"]
         )
@@ -96,13 +99,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*RECIPES, "twin", []], metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--threads", type=int, help="torch threads; results differ in their last bits")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "recipes")
     parser.add_argument("--table", action="store_true", help="print what is there already")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in [] if args.table else (args.names or [*RECIPES, "twin"]):
         for seed in args.seeds:
-            found = measure(name, seed, args.steps)
+            found = measure(name, seed, args.steps, args.threads)
             path = args.out / f"{name.replace(' ', '-')}-{found['steps']}-seed{seed}.json"
             path.write_text(json.dumps(found, indent=1) + "\n")
             print(name, seed, {column: _read(found, where) for column, where in COLUMNS.items()}, flush=True)
