@@ -49,7 +49,8 @@ class DataConfig:
     """How often a training caption is drawn from each level of the chain, general to specific."""
     shared_captions: Literal["keep", "ignore", "positive"] = "keep"
     """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions
-    of a node, `positive` counts every clip whose chain holds the caption's node."""
+    of a node, `positive` counts every clip whose chain holds the caption's node (general captions then have so many
+    positives that they outweigh the specific ones: measured, R@1 does not rise above 1 % in 300 steps)."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,9 @@ class LossConfig:
     hierarchy: InclusionTerm = InclusionTerm()
     vib: VibTerm = VibTerm()
     repulsion: RepulsionTerm = RepulsionTerm()
-    scale_init: float = 10.0
+    scale_init: float = 3.0
     """Initial scale of the logits (stored as its logarithm)."""
-    bias_init: float = -10.0
+    bias_init: float = -5.5
     """Initial bias of the logits; the softmax objective has none."""
     scale_max: float = 100.0
     """Smooth upper bound of the scale."""
@@ -176,13 +177,13 @@ class OptimConfig:
 
     optimizer: Literal["adam", "adamw"] = "adamw"
     """adamw decouples the weight decay from the gradient, adam adds it to the gradient."""
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Highest learning rate of the encoders and the mean heads."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     weight_decay: float = 0.01
     """Never on norms, biases, embeddings, [MASK] tokens, the log-variance heads, scale and bias."""
-    scale_lr: float = 1e-2
+    scale_lr: float = 0.1
     """Learning rate of scale and bias."""
     logvar_lr: float | None = None
     """Learning rate of the log-variance heads; None takes `lr`."""
