@@ -17,12 +17,15 @@ from pathlib import Path
 
 from .environment import ROOT, stamp
 
+COUPLED = ["model.logvar_init=-6", "model.logvar_bounds=[-9, 0]"]
+"""Variances large enough that the contrastive loss moves them too."""
 RECIPES: dict[str, list[str]] = {
     "preset": [],
-    "no masked pairs": ["loss.masked_pairs.weight=0"],
-    "no hierarchy": ["loss.hierarchy.weight=0"],
+    "coupled": COUPLED,
+    "coupled masked pairs": [*COUPLED, "loss.masked_pairs.weight=1"],
+    "masked pairs": ["loss.masked_pairs.weight=0.3"],
     "joint uncertainty": ["model.detach_uncertainty=false"],
-    "positive": ["data.shared_captions=positive"],
+    "vib": ["loss.vib.weight=0.02"],
 }
 """Name -> what differs from the preset `quickstart`; `twin` is the deterministic baseline."""
 COLUMNS = {
