@@ -11,6 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from prolap_kernels.backends import fused, tiles
+from prolap_kernels.backends.chunked import PairProblem as Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 2.0**-24
@@ -18,18 +19,6 @@ EPS = 2.0**-24
 STORED = {torch.float32: EPS, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8 if DEVICE == "cuda" else 2.0**-7}
 DTYPES = list(STORED)
 NONE = torch.zeros(0, device=DEVICE)
-
-
-class Case(NamedTuple):
-    phi_x: Tensor
-    phi_y: Tensor
-    alpha: Tensor
-    beta: Tensor
-    scale: Tensor
-    bias: Tensor
-    x_id: Tensor
-    y_id: Tensor
-    row_weight: Tensor
 
 
 class Truth(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from prolap.config import DataConfig
 from prolap.data import cache
 from prolap.data.soundfont import load_bank
+from tests.prolap.tiny import write_data
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,11 @@ def scene_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
             shutil.copy(bank, folder / bank.name)
     assert list(Path(folder).iterdir())
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny WAV files with train and dev manifests; nobody writes into it."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder

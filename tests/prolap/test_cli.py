@@ -19,7 +19,7 @@ from prolap import metrics
 from prolap.cli import main
 from prolap.config import Config
 from prolap.settings import load_config, to_dict
-from tests.prolap.tiny import as_words, tiny_options, write_data
+from tests.prolap.tiny import as_words, tiny_options
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,6 @@ def _restore(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 def error_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -29,7 +29,7 @@ from prolap.seeding import torch_generator
 from prolap.settings import load_config
 from prolap.step import training_losses
 from prolap.train import Trainer, train
-from tests.prolap.tiny import tiny_config, write_data
+from tests.prolap.tiny import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +38,6 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 def trainer_of(config: Any) -> Trainer:
