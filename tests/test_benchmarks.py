@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.cases import cases, inputs
 from benchmarks.environment import stamp
+from benchmarks.report import filled
 from prolap_kernels import OBJECTIVES
 from prolap_kernels.scores import LIFTS
 
@@ -56,3 +57,14 @@ def test_a_run_writes_time_memory_and_where_they_come_from(tmp_path: Path) -> No
     assert all(row["seconds"] > 0 for row in rows.values())
     assert rows["literal"]["loss_difference"] < 1e-3
     assert rows["literal"]["peak_bytes"] > 160**3 * 4 > rows["prolap_kernels"]["peak_bytes"]  # N x M x D float32 once
+
+
+def test_the_readme_shows_what_the_result_files_hold() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert filled(readme) == readme
+
+
+def test_a_changed_figure_in_the_readme_is_noticed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    start = readme.index("<!-- report: losses -->") + len("<!-- report: losses -->\n")
+    assert filled(readme[:start] + "0.001 ms\n" + readme[start:]) == readme

@@ -66,7 +66,7 @@ def test_logs_name_everything_and_are_detached() -> None:
         expected.add(f"bounds/{modality}")
     assert set(logs) == expected | {"uncertainty/text_masked_3"}
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs.values())
-    assert logs["scale"].item() == pytest.approx(10)
+    assert logs["scale"].item() == pytest.approx(CONFIG.loss.scale_init)
     assert logs["bias"].item() == -10
     for modality in MODALITIES:
         assert logs[f"uncertainty/{modality}"].item() == pytest.approx(-6, abs=0.1)
