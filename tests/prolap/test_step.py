@@ -67,7 +67,7 @@ def test_logs_name_everything_and_are_detached() -> None:
     assert set(logs) == expected | {"uncertainty/text_masked_3"}
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs.values())
     assert logs["scale"].item() == pytest.approx(CONFIG.loss.scale_init)
-    assert logs["bias"].item() == -10
+    assert logs["bias"].item() == CONFIG.loss.bias_init
     for modality in MODALITIES:
         assert logs[f"uncertainty/{modality}"].item() == pytest.approx(-6, abs=0.1)
         assert logs[f"uncertainty/{modality}_trace"].item() == pytest.approx(16 * 2.479e-3, rel=0.1)
