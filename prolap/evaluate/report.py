@@ -40,6 +40,8 @@ def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console
             f"R@1 minus the twin's, {label}: {100 * row['r1']['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
         )
     console.print(_claim_table(Table, claims))
+    for claim in claims:
+        console.print(f"  {claim.name}: {claim.detail}", style="dim", highlight=False, soft_wrap=True)
     passed = sum(claim.passed for claim in claims)
     console.print(f"{passed} of {len(claims)} claims passed.")
 
@@ -61,14 +63,11 @@ def _claim_table(table_class: Any, claims: Sequence[Claim]) -> Any:
         ("control", {"justify": "right"}),
         ("threshold", {"justify": "right"}),
         ("", {"no_wrap": True}),
-        ("detail", {"overflow": "fold", "style": "dim"}),
     ):
         table.add_column(head, **options)
     for claim in claims:
         mark = "[green]passed[/green]" if claim.passed else "[red]failed[/red]"
-        table.add_row(
-            claim.name, _number(claim.value), _number(claim.control), f"{claim.threshold:g}", mark, claim.detail
-        )
+        table.add_row(claim.name, _number(claim.value), _number(claim.control), f"{claim.threshold:g}", mark)
     return table
 
 
