@@ -49,7 +49,13 @@ def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.custom_op("prolap_kernels::rows", mutates_args=())
+# the schema in words: torch 2.6 cannot read list[Tensor] from the annotations
+@torch.library.custom_op(
+    "prolap_kernels::rows",
+    mutates_args=(),
+    schema="(Tensor[] tensors, Tensor weight, str kind, float scale, float kappa, float rho, str backend, bool need_grad)"
+    " -> Tensor[]",
+)
 def rows_op(
     tensors: list[Tensor],
     weight: Tensor,
