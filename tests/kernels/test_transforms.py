@@ -10,6 +10,7 @@ from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_scor
 from prolap_kernels.ops import pairs_op, rows_op
 from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 traced = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11),
     reason="known to compile on torch 2.11; Dynamo of 2.6 cannot trace the autograd functions, and says so",
@@ -37,23 +38,25 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("flags", [(True, True, True), (False, True, False), (False, False, False)])
-@pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-def test_opcheck_pairs(objective: str, flags: tuple[bool, bool, bool]) -> None:
+@pytest.mark.parametrize(
+    ("objective", "backend"), [("sigmoid", "chunked"), ("softmax", "chunked"), ("sigmoid", "triton")]
+)
+def test_opcheck_pairs(objective: str, backend: str, flags: tuple[bool, bool, bool]) -> None:
     x, y = gaussian(5, 3, 1, torch.float32), gaussian(4, 3, 2, torch.float32)
     scalars = torch.tensor(2.0), torch.tensor(-1.0)
     tensors = [x.mean.detach(), y.mean.detach(), torch.zeros(5), torch.zeros(4), *scalars]
-    torch.library.opcheck(
-        pairs_op,
-        (*tensors, torch.arange(5), torch.arange(4), torch.zeros(0), objective, "chunked", False, False, *flags),
-    )
+    tensors = [t.to(DEVICE) for t in (*tensors, torch.arange(5), torch.arange(4), torch.zeros(0))]
+    torch.library.opcheck(pairs_op, (*tensors, objective, backend, False, False, *flags))
 
 
 @pytest.mark.parametrize("kind", ["sum", "mean", "none", "score", "vib", "vib/prolip"])
 @pytest.mark.parametrize("need", [True, False])
-def test_opcheck_rows(kind: str, need: bool) -> None:
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_opcheck_rows(kind: str, need: bool, backend: str) -> None:
     levels = 1 if kind.startswith("vib") else 2
-    tensors = [t.detach() for seed in range(levels) for t in gaussian(4, 3, seed, torch.float32)]
-    torch.library.opcheck(rows_op, (tensors, torch.ones(levels - 1, 4), kind, 1.0, 0.5, 1.0, "chunked", need))
+    tensors = [t.detach().to(DEVICE) for seed in range(levels) for t in gaussian(4, 3, seed, torch.float32)]
+    weight = torch.ones(levels - 1, 4, device=DEVICE)
+    torch.library.opcheck(rows_op, (tensors, weight, kind, 1.0, 0.5, 1.0, backend, need))
 
 
 @traced
