@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prolap.evaluate import uncertainty as u_
 from prolap.evaluate.embed import Embedded
-from prolap.evaluate.inclusion import CONTROL_PAIRS, inclusion_test
+from prolap.evaluate.inclusion import inclusion_test
 from prolap.evaluate.pool import Pool
 from prolap.evaluate.retrieval import TwoWay, risk_coverage
 from prolap.evaluate.statistics import Interval, bootstrap, paired_bootstrap, spearman
@@ -91,7 +91,7 @@ def inclusion_section(model: Embedded, twin: Embedded | None, seed: int) -> Sect
             continue
         same = twin is not None and len(twin.masked) > index and len(twin.share[index]) == len(model.share[index])
         pair = twin.level(index) if twin is not None and same else None
-        pairs = DEEPER_PAIRS if index else CONTROL_PAIRS
+        pairs = DEEPER_PAIRS if index else None
         test = inclusion_test(x, m, twin=None if pair is None else pair[:2], pairs=pairs, seed=seed)
         row = test.metrics()
         if pair is None:
