@@ -25,6 +25,7 @@ RECIPES: dict[str, list[str]] = {
     "coupled masked pairs": [*COUPLED, "loss.masked_pairs.weight=1"],
     "masked pairs": ["loss.masked_pairs.weight=0.3"],
     "joint uncertainty": ["model.detach_uncertainty=false"],
+    "positive": ["data.shared_captions=positive"],
     "vib": ["loss.vib.weight=0.02"],
 }
 """Name -> what differs from the preset `quickstart`; `twin` is the deterministic baseline."""

@@ -49,8 +49,8 @@ class DataConfig:
     """How often a training caption is drawn from each level of the chain, general to specific."""
     shared_captions: Literal["keep", "ignore", "positive"] = "keep"
     """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions
-    of a node, `positive` counts every clip whose chain holds the caption's node (general captions then have so many
-    positives that they outweigh the specific ones: measured, R@1 does not rise above 1 % in 300 steps)."""
+    of a node, `positive` counts every clip whose chain holds the caption's node, each level weighed by one over the mean
+    number of positives of its captions."""
 
 
 @dataclass(frozen=True)

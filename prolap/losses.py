@@ -49,7 +49,7 @@ def pairs(views: Views, term: PairTerm, scale: Tensor, bias: Tensor) -> Tensor:
     """Contrastive loss of all clips and captions of the batch (score x objective), divided by the clips that count.
 
     Shared captions as in `prolap.pairing.pair_ids`; the sigmoid's pairs are additive, so that the columns of "positive"
-    are summed exactly. softmax has no bias.
+    are summed with their weights. softmax has no bias.
     """
     if term.objective == "sigmoid":
         rows = torch.arange(len(views.batch), device=views.audio.mean.device)
@@ -180,10 +180,11 @@ def _across(
     """
     ids = pair_ids(views.batch, views.shared)
     (audio, clips), (text, captions) = sounds, texts
-    losses = [
-        pairwise_loss(audio, text.rows(at), x_id=clip_id, y_id=caption_id, reduction="sum", **options)
-        for at, clip_id, caption_id in ids.blocks(clips, captions)
-    ]
+    losses = []
+    for at, clip_id, caption_id, weight in ids.blocks(clips, captions):
+        loss = pairwise_loss(audio, text.rows(at), x_id=clip_id, y_id=caption_id, reduction="sum", **options)
+        # negatives alone hold no positives that could outweigh anything
+        losses.append(loss if options.get("negatives_only") else weight * loss)
     return torch.stack(losses).sum() / ids.counted(counted)
 
 

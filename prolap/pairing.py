@@ -21,6 +21,8 @@ class Block(NamedTuple):
     """Positions of this block's captions among the caption rows asked for."""
     clip_id: Tensor
     caption_id: Tensor
+    weight: Tensor
+    """Factor on the block's loss, a 0-d tensor."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class PairIds:
     """[B] int64."""
     column: Tensor
     """[B] int64."""
+    balanced: bool = False
+    """Weigh a column by one over the mean number of positives of its captions: a general caption of a hundred clips
+    would otherwise count a hundred times (measured: R@1 stays below 1 % in 300 steps)."""
 
     def blocks(self, clips: Tensor, captions: Tensor) -> Iterator[Block]:
         """The pairs of these clips and captions (rows of the batch, repeatable) as one block for each used column."""
@@ -44,7 +49,14 @@ class PairIds:
         for number in range(self.clip.shape[1]):
             at = (column == number).nonzero()[:, 0]
             if len(at):
-                yield Block(at, self.clip[clips, number], self.caption[captions[at]])
+                yield Block(at, self.clip[clips, number], self.caption[captions[at]], self._weight(number))
+
+    def _weight(self, number: int) -> Tensor:
+        if not self.balanced:
+            return torch.ones((), device=self.clip.device)
+        captions = self.caption[self.column == number]
+        positives = (self.clip[:, number, None] == captions).sum() / max(len(captions), 1)
+        return 1 / positives.clamp(min=1)
 
     def counted(self, clips: Tensor) -> Tensor:
         """How many of these clips (rows of the batch) are not left out; a 0-d tensor, at least 1."""
@@ -56,7 +68,8 @@ def pair_ids(batch: Batch, shared: Shared, one_column: bool = False) -> PairIds:
 
     keep: only a clip's own captions are positive (captions with the same clip `index` share its id).
     ignore: when a caption's node was drawn before in the batch, that pair is left out on both sides.
-    positive: every clip whose chain holds the caption's node is positive. Captions of unknown level or node, and
+    positive: every clip whose chain holds the caption's node is positive, and the pairs of a level weigh one over the
+    mean number of positives of its captions (R). Captions of unknown level or node, and
     clips of unknown chain, fall back to the clip's index.
     `one_column` is for objectives that cannot be summed over columns (softmax): there "positive" makes clips positive
     that drew captions of one node, and a clip that holds the node but drew another caption stays a negative.
@@ -76,7 +89,7 @@ def pair_ids(batch: Batch, shared: Shared, one_column: bool = False) -> PairIds:
     clip = torch.cat([torch.where(batch.chain >= 0, _numbered(batch.chain), strange), batch.index[:, None]], dim=1)
     column = torch.where(known, batch.level, LEVELS)
     caption = clip.gather(1, column[:, None])[:, 0]
-    return PairIds(clip, caption, column)
+    return PairIds(clip, caption, column, balanced=True)
 
 
 def _drawn(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -41,15 +41,23 @@ def views(shared: str = "positive", audio_copies: int = 2, text_copies: int = 3)
 def signs(view: Views) -> Tensor:
     """[B, B] dense: +1 where clip i and caption j belong together, 0 left out, else -1."""
     out = torch.zeros(B, B)
-    for at, x, y in pair_ids(view.batch, view.shared).blocks(torch.arange(B), torch.arange(B)):
+    for at, x, y, _ in pair_ids(view.batch, view.shared).blocks(torch.arange(B), torch.arange(B)):
         counted = (x >= 0)[:, None] & (y >= 0)[None, :]
         out[:, at] = torch.where(counted, torch.where(x[:, None] == y[None, :], 1.0, -1.0), 0.0)
     return out
 
 
-def dense(x: Gaussian, y: Gaussian, sign: Tensor, score: str = "csd") -> Tensor:
+def weights(view: Views) -> Tensor:
+    """[B]: one over the mean number of positives of the captions of a level, if shared captions are positive."""
+    out, positives = torch.ones(B, dtype=torch.float64), (signs(view) > 0).sum(dim=0).double()
+    for level in LEVEL.unique() if view.shared == "positive" else ():
+        out[level == LEVEL] = 1 / positives[level == LEVEL].mean()
+    return out
+
+
+def dense(x: Gaussian, y: Gaussian, sign: Tensor, weight: Tensor, score: str = "csd") -> Tensor:
     logit = SCALE * pairwise_score(x, y, score=score) + BIAS
-    return torch.where(sign != 0, -logsigmoid(sign * logit), 0.0).sum()
+    return (torch.where(sign != 0, -logsigmoid(sign * logit), 0.0) * weight).sum()
 
 
 def cat(*parts: Gaussian) -> Gaussian:
@@ -61,7 +69,7 @@ def cat(*parts: Gaussian) -> Gaussian:
 def test_pairs_is_the_sum_over_the_pair_matrix(shared: str, score: str) -> None:
     view = views(shared)
     sign = signs(view)
-    expected = dense(view.audio, view.text, sign, score) / (sign != 0).any(dim=1).sum()
+    expected = dense(view.audio, view.text, sign, weights(view), score) / (sign != 0).any(dim=1).sum()
     loss = TERMS["pairs"](view, PairTerm(score=score), SCALE, BIAS)
     torch.testing.assert_close(loss, expected, check_dtype=False)
     mine, theirs = (torch.autograd.grad(value, view.audio.mean)[0] for value in (loss, expected))
@@ -72,8 +80,8 @@ def test_pairs_is_the_sum_over_the_pair_matrix(shared: str, score: str) -> None:
 def test_masked_copies_meet_the_other_modality_as_their_own_rows_do(shared: str) -> None:
     view = views(shared)
     sign, sound, text = signs(view), torch.arange(ROWS).repeat(2), torch.arange(ROWS).repeat(3)
-    audio = dense(cat(*view.masked_audio), view.text, sign[sound]) / len(sound)
-    captions = dense(view.audio, cat(*view.masked_text), sign[:, text]) / len(text)
+    audio = dense(cat(*view.masked_audio), view.text, sign[sound], weights(view)) / len(sound)
+    captions = dense(view.audio, cat(*view.masked_text), sign[:, text], weights(view)[text]) / len(text)
     loss = TERMS["masked_pairs"](view, MaskedPairTerm(weight=1), SCALE, BIAS)
     torch.testing.assert_close(loss, (audio + captions) / 2, check_dtype=False)
 
@@ -129,7 +137,7 @@ def test_vib_is_the_mean_of_both_modalities() -> None:
 
 
 def repel(masked: Gaussian, others: Gaussian, sign: Tensor) -> Tensor:
-    return dense(masked, others, torch.where(sign < 0, -1.0, 0.0)) / len(sign)
+    return dense(masked, others, torch.where(sign < 0, -1.0, 0.0), torch.ones(())) / len(sign)
 
 
 def by_index(rows: int, copies: int, others: int) -> Tensor:

@@ -22,7 +22,7 @@ def matrix(ids: PairIds, clips: Tensor | None = None, captions: Tensor | None = 
     clips = torch.arange(len(ids.clip)) if clips is None else clips
     captions = torch.arange(len(ids.caption)) if captions is None else captions
     signs = torch.full((len(clips), len(captions)), 9)
-    for at, clip_id, caption_id in ids.blocks(clips, captions):
+    for at, clip_id, caption_id, _ in ids.blocks(clips, captions):
         assert (signs[:, at] == 9).all()
         equal = torch.where(clip_id[:, None] == caption_id[None, :], 1, -1)
         counted = (clip_id >= 0)[:, None] & (caption_id >= 0)[None, :]
