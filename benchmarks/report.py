@@ -82,7 +82,9 @@ def recipes() -> str:
             cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "-")
         changed = ", ".join(f"`{word}`" for word in groups[name][0]["overrides"])
         rows.append([f"{name} ({changed})" if changed else name, str(len(groups[name])), *cells])
-    return table(["recipe (what differs)", "seeds", *RECIPE_COLUMNS], rows)
+    origins = sorted({_origin(found) for group in groups.values() for found in group})
+    note = "; ".join(origins)
+    return f"{table(['recipe (what differs)', 'seeds', *RECIPE_COLUMNS], rows)}\n\n{note} (+: tracked files differed)"
 
 
 def quickstart() -> str:

@@ -26,7 +26,7 @@ folder, to the same weights as if it had not been interrupted. --quiet shows no 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 after an error, 130 or 143 after Ctrl-C or SIGTERM."""
-    # a thread that waits in a busy loop starves the others of a busy machine: measured, 40 times slower
+    # a thread that waits in a busy loop starves the others of a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported, which is later than here
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, rest = _parser().parse_known_args(words)

@@ -64,8 +64,8 @@ def pairs(views: Views, term: PairTerm, scale: Tensor, bias: Tensor) -> Tensor:
 def masked_pairs(views: Views, term: MaskedPairTerm, scale: Tensor, bias: Tensor) -> Tensor:
     """Masked copies against the other modality unmasked, positives and negatives as those of the rows they were made of.
 
-    R, an option of ours: in trials it is what lifted the location of masked embeddings. Divided by the masked rows that
-    count, mean of both modalities.
+    R, an option of ours; what it costs and changes on the scenes stands in benchmarks/results/recipes. Divided by the
+    masked rows that count, mean of both modalities.
     """
     options = _options(term, scale, bias)
     return _mean([_against_other(views, modality, options) for modality in ("audio", "text")])

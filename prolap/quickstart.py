@@ -64,8 +64,7 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     ours, twin = replace(config, run=f"{config.run}/model"), twin_of(config)
     for each, what in ((ours, "Training ProLAP"), (twin, "Training its deterministic twin")):
         with clock.phase("train", what):
-            if not _trained(each, progress):
-                return {}
+            _train(each, progress)
     print("Evaluating both on test ...", file=sys.stderr, flush=True)
     assessed = Assessed(
         load_model(ours.run),
@@ -82,12 +81,11 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
     return content
 
 
-def _trained(config: Config, progress: bool) -> bool:
-    """Train, or go on with a run that was stopped; False after an interruption."""
+def _train(config: Config, progress: bool) -> None:
+    """Train, or go on with a run that was stopped; SystemExit after an interruption, as the shell expects of a signal."""
     from prolap.train import train
 
     result = train(config, resume=Path(config.run).exists(), progress=progress)
     if result.signal:
         print(f"stopped at step {result.step}; run the same command again to go on.", file=sys.stderr)
-        return False
-    return True
+        raise SystemExit(128 + result.signal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from prolap.config import Config, LossConfig
@@ -20,9 +21,8 @@ class TrainingStopped(RuntimeError):
 
 def trains_uncertainty(loss: LossConfig) -> bool:
     """Whether a term that counts looks at log-variances; a deterministic baseline has none."""
-    others = (loss.cross_inclusion, loss.hierarchy, loss.vib)
-    scored = (loss.pairs, loss.repulsion)
-    return any(term.weight for term in others) or any(term.weight and term.score != "dot" for term in scored)
+    terms = [getattr(loss, field.name) for field in fields(loss)]
+    return any(getattr(term, "weight", 0) and getattr(term, "score", None) != "dot" for term in terms)
 
 
 def not_finite(values: Mapping[str, float]) -> str | None:

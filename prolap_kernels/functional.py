@@ -223,8 +223,8 @@ def mask_repulsive_loss(
     masked: embeddings of masked inputs [N, D]; others: other samples' embeddings [M, D]; ids as in `pairwise_loss`, n the rows
     of `masked` that are not ignored. The paper names the loss without its formula: this one is our reading.
 
-    Negatives alone are satisfied most cheaply by widening: without a bound on logvar the masked variance was seen to grow by
-    a factor of 10^9. Bound it in the model.
+    Negatives alone are satisfied most cheaply by widening: without a bound on logvar the masked variance runs away.
+    Bound it in the model.
     """
     return pairwise_loss(
         masked,

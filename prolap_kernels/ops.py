@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .backends.chunked import PairProblem, pair_sums
 from .gaussian import Gaussian
+from .objectives import OBJECTIVES
 from .pointwise import inclusion, vib
 
 
@@ -40,7 +41,7 @@ def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
     n, m = phi_x.shape[0], phi_y.shape[0]
     return (
-        empty(True, n if objective == "sigmoid" else 1),
+        empty(True, 1 if OBJECTIVES[objective].averages else n),
         empty(need_x, *phi_x.shape),
         empty(need_y, *phi_y.shape),
         empty(need_sums, n),

@@ -93,7 +93,7 @@ def test_budgets(path: Path) -> None:
         assert lines <= (120 if kernel else 50), f"{node.name} has {lines} lines"
         args = node.args
         count = len(args.args) + len(args.kwonlyargs) + len(args.posonlyargs)
-        # the raw ops and their bodies carry the flat signature that torch.library and Triton ask for
+        # the raw ops and their bodies carry the flat signature that custom ops and Triton ask for
         flat = (
             kernel
             or path.name in PUBLIC_LOSSES | {"ops.py", "autograd.py", "fused.py"}

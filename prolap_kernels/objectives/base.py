@@ -30,7 +30,7 @@ class Objective:
     dense(logit, positive, counted) -> [N] (per row of x) or, where the value is no sum over rows, [1]: differentiable truth.
     prepare(walk, n, m) -> (loss, statistics): what needs the whole matrix before the first gradient; loss None if `tile` has it.
     tile(block, statistics) -> (loss per row or None, dL/dlogit): a block's share.
-    averages: the value is a mean already, and takes neither another reduction nor row weights.
+    averages: the value is a mean already, [1], and takes neither another reduction nor row weights.
     """
 
     name: str

@@ -137,7 +137,8 @@ def test_nan_stays_nan() -> None:
     assert inclusion_score(broken, x, backend="triton").isnan().all()
 
 
-def test_the_default_backend(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_default_backend(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prolap_kernels.backends._said", set())  # each reason is said once in a process
     assert pick_backend(None, torch.device("cpu"), torch.float32) == "chunked"
     assert pick_backend(None, torch.device("cuda"), torch.float64) == "chunked"
     assert "float64 has no fused kernels" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,3 +87,11 @@ def test_a_slow_phase_is_named() -> None:
     (sentence,) = clock.slow()
     assert sentence.startswith("render took 61 s, planned were at most 60 s")
     assert "Nothing was left out" in sentence
+
+
+def test_an_interruption_ends_as_the_shell_expects(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = SimpleNamespace(signal=15, step=3)
+    monkeypatch.setattr("prolap.train.train", lambda *_, **__: stopped)
+    with pytest.raises(SystemExit) as caught:
+        quickstart.run(config, progress=False)
+    assert caught.value.code == 143

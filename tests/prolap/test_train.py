@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import prolap.train as training
 from prolap import checkpoint as checkpoints
 from prolap import logs
 from prolap.checkpoint import load_model
+from prolap.config import LossConfig, PairTerm
 from prolap.data import open_data
 from prolap.data.loader import Loader
 from prolap.data.vocabulary import WordVocabulary
@@ -272,3 +274,12 @@ def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="device: got 'abacus'"):
         pick_device("abacus")
+
+
+def test_every_term_that_reads_variances_is_watched() -> None:
+    alone = LossConfig(pairs=PairTerm(score="dot"))
+    assert not trains_uncertainty(alone)
+    for field in fields(alone):
+        term = getattr(alone, field.name)
+        if hasattr(term, "weight") and field.name != "pairs":
+            assert trains_uncertainty(replace(alone, **{field.name: replace(term, weight=0.1)})), field.name
