@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .ops import pairs_op, rows_op
 
+SCALED = (True, True, True, True, False, False)
 NO_SECOND = "prolap_kernels: second derivatives are not implemented; backend='reference' has them"
 
 
@@ -58,30 +59,34 @@ class _Weighted(torch.autograd.Function):
         g: Tensor, phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
         x_id: Tensor, y_id: Tensor, how: tuple[Any, ...], need: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:  # type: ignore[override]  # fmt: skip
-        sums = pairs_op(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, g.contiguous(), *how, *need)[1:]
-        grads = _gradients(scale, *sums)
-        return tuple(grad.to(value.dtype) for grad, value in zip(grads, (phi_x, phi_y), strict=False)) + grads[2:]
+        inputs = (phi_x, phi_y, alpha, beta, scale, bias)
+        sums = pairs_op(*inputs, x_id, y_id, g.contiguous(), *how, False, *need)[1:6]
+        return tuple(
+            (grad * scale if scaled else grad).to(value.dtype)
+            for grad, scaled, value in zip(_gradients(*sums), SCALED, inputs, strict=True)
+        )
 
     setup_context = staticmethod(_keep_nothing)
     backward = staticmethod(_refuse)
 
 
 def _gradients(
-    scale: Tensor, dphi_x: Tensor, dphi_y: Tensor, row: Tensor, col: Tensor, dot: Tensor
+    dphi_x: Tensor, dphi_y: Tensor, row: Tensor, col: Tensor, dot: Tensor, *stats: Tensor
 ) -> tuple[Tensor, ...]:
-    """By phi_x, phi_y, alpha, beta, scale and bias."""
-    return dphi_x, dphi_y, scale * row, scale * col, dot.sum(), row.sum()
+    """By phi_x, phi_y, alpha, beta, scale and bias; the first four (SCALED) still without the factor scale."""
+    return dphi_x, dphi_y, row, col, dot.sum(), row.sum()
 
 
 class PairLoss(torch.autograd.Function):
-    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given), per_row
-    and need = (dphi_x, dphi_y, sums). Returns the loss, [N] if per_row else 0-d; its gradients follow for saving."""
+    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given, precision),
+    stats, per_row and need = (dphi_x, dphi_y, sums). Returns the loss, [N] if per_row else 0-d; its gradients follow for
+    saving, the statistics come last."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        inputs, (how, per_row, need) = args[:8], args[8:]
+        inputs, (how, stats, per_row, need) = args[:8], args[8:]
         wanted = (False, False, False) if per_row else need
-        loss, *sums = pairs_op(*inputs, inputs[4].new_empty(0), *how, *wanted)
+        loss, *sums = pairs_op(*inputs, inputs[4].new_empty(0), *how, stats, *wanted)
         return (loss if per_row else loss.sum(), *sums)
 
     @staticmethod
@@ -92,7 +97,7 @@ class PairLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
-        how, per_row, need = ctx.options
+        how, _, per_row, need = ctx.options
         inputs, sums = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         wanted = (
             need[0],
@@ -105,12 +110,12 @@ class PairLoss(torch.autograd.Function):
         if per_row:
             grads = _Weighted.apply(g, *inputs, how, need)
         else:
-            saved = _gradients(inputs[4], *sums)
+            factor = g * inputs[4]
             grads = tuple(
-                _Scaled.apply(g, grad, value) if want else None
-                for grad, value, want in zip(saved, inputs, wanted, strict=False)
+                _Scaled.apply(factor if scaled else g, grad, value) if want else None
+                for grad, scaled, value, want in zip(_gradients(*sums), SCALED, inputs[:6], wanted, strict=True)
             )
-        return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *[None] * 5)
+        return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *[None] * 6)
 
 
 class RowLoss(torch.autograd.Function):

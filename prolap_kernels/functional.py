@@ -79,7 +79,7 @@ def pairwise_loss(
     ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
     if x_id is not None:
         x, y = _blank(rule, x, ids[0]), _blank(rule, y, ids[1])
-    options = _Options(goal, how, negatives_only, x_id is not None, reduction == "none")
+    options = _Options(goal, how, negatives_only, x_id is not None, "ieee", reduction == "none")
     if how == "reference" or rule.lift_x is None:
         matrix = reference.score_matrix(rule, x, y) if how == "reference" else _tile_matrix(rule, x, y)
         value = reference.pair_loss(goal, scale * matrix + bias, *ids, negatives_only)
@@ -94,6 +94,7 @@ class _Options(NamedTuple):
     backend: str
     negatives_only: bool
     ids_given: bool
+    precision: str
     per_row: bool
 
 
@@ -140,9 +141,11 @@ def _lifted(
     none = scale.new_empty(0)
     alpha = none if left.offset is None else left.offset
     beta = none if right.offset is None else right.offset
-    how = (options.goal.name, options.backend, options.negatives_only, options.ids_given)
+    how = (options.goal.name, options.backend, options.negatives_only, options.ids_given, options.precision)
     need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
-    loss: Tensor = PairLoss.apply(left.phi, right.phi, alpha, beta, scale, bias, *ids, how, options.per_row, need)[0]
+    loss: Tensor = PairLoss.apply(
+        left.phi, right.phi, alpha, beta, scale, bias, *ids, how, False, options.per_row, need
+    )[0]
     return loss
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends.chunked import PairProblem, pair_sums
+from .backends import chunked
+from .backends.problem import PairOptions, PairProblem
 from .gaussian import Gaussian
 from .objectives import OBJECTIVES
 from .pointwise import inclusion, vib
@@ -17,23 +18,24 @@ from .pointwise import inclusion, vib
 def pairs_op(
     phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
     x_id: Tensor, y_id: Tensor, row_weight: Tensor,
-    objective: str, backend: str, negatives_only: bool, ids_given: bool, need_x: bool, need_y: bool, need_sums: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """`backends.chunked.PairProblem` in, `PairSums` out."""
+    objective: str, backend: str, negatives_only: bool, ids_given: bool, precision: str, stats: bool,
+    need_x: bool, need_y: bool, need_sums: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """`PairProblem` and `PairOptions` in, `PairSums` out."""
     problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight)
+    options = PairOptions(objective, negatives_only, ids_given, precision, stats, need_x, need_y, need_sums)
     # autocast reaches inside custom ops and would run float32 products in 16 bits
     with torch.autocast(phi_x.device.type, enabled=False):
         if backend == "triton":
-            from .backends.fused import sigmoid_lift
+            from .backends import fused
 
-            return sigmoid_lift(*problem, negatives_only, need_x, need_y, need_sums)
-        loss, *sums = pair_sums(problem, objective, negatives_only, ids_given, (need_x, need_y, need_sums))
-        return loss, sums[0], sums[1], sums[2], sums[3], sums[4]
+            return fused.pair_sums(problem, options)
+        return chunked.pair_sums(problem, options)
 
 
 @pairs_op.register_fake
 def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    scale, objective, (need_x, need_y, need_sums) = rest[2], rest[7], rest[11:]
+    scale, objective, (stats, need_x, need_y, need_sums) = rest[2], rest[7], rest[12:]
 
     def empty(wanted: bool, *shape: int) -> Tensor:
         made: Tensor = scale.new_empty(shape if wanted else 0)
@@ -47,6 +49,7 @@ def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         empty(need_sums, n),
         empty(need_sums, m),
         empty(need_sums, n),
+        empty(stats, 4, n),
     )
 
 

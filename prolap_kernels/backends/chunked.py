@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from torch import Tensor
 
 from ..gaussian import widen
 from ..objectives import OBJECTIVES, Block
 from ..pairs import counted_pairs, positive_pairs
+from .problem import PairOptions, PairProblem, PairSums
 
 SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20}
 """Bytes that a block's temporaries may take."""
 LIVE = 6
 """Matrices of a block's size that live at once, with room for the comparison masks."""
-
-
-class PairProblem(NamedTuple):
-    """s_ij = phi_x_i . phi_y_j + alpha_i + beta_j and logit = scale s + bias, on N x M pairs.
-
-    phi_x [N, K], phi_y [M, K]; alpha [N], beta [M] (size 0: none), scale, bias 0-d, in the dtype of the sums;
-    x_id [N], y_id [M] int64; row_weight [N] weighs the rows in the gradients (size 0: all ones).
-    """
-
-    phi_x: Tensor
-    phi_y: Tensor
-    alpha: Tensor
-    beta: Tensor
-    scale: Tensor
-    bias: Tensor
-    x_id: Tensor
-    y_id: Tensor
-    row_weight: Tensor
-
-
-class PairSums(NamedTuple):
-    """What one pass yields; tensors that were not asked for have size 0.
-
-    loss [N] per row of x ([1] where the objective is no sum over rows), dphi_x [N, K], dphi_y [M, K];
-    with g = row_weight * dL/dlogit: row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N].
-    """
-
-    loss: Tensor
-    dphi_x: Tensor
-    dphi_y: Tensor
-    row: Tensor
-    col: Tensor
-    dot: Tensor
 
 
 def block_shape(n: int, m: int, itemsize: int, scratch: int) -> tuple[int, int]:
@@ -82,13 +49,12 @@ def _blocks(problem: PairProblem, negatives_only: bool, ids_given: bool) -> Iter
             yield Block(rows, cols, score * problem.scale + problem.bias, positive, counted), score
 
 
-def pair_sums(
-    problem: PairProblem, objective: str, negatives_only: bool, ids_given: bool, need: tuple[bool, bool, bool]
-) -> PairSums:
-    """One objective over all pairs, block by block; `need` asks for dphi_x, dphi_y and the sums of g."""
-    goal = OBJECTIVES[objective]
+def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
+    """One objective over all pairs, block by block."""
+    goal = OBJECTIVES[options.objective]
+    negatives_only, ids_given = options.negatives_only, options.ids_given
     n, m = len(problem.phi_x), len(problem.phi_y)
-    need_x, need_y, need_sums = need
+    need = need_x, need_y, need_sums = options.need_x, options.need_y, options.need_sums
 
     def zeros(wanted: bool, *shape: int) -> Tensor:
         return problem.scale.new_zeros(shape if wanted else 0)
@@ -101,15 +67,12 @@ def pair_sums(
         zeros(need_sums, n),
         zeros(need_sums, m),
         zeros(need_sums, n),
+        zeros(options.stats, 4, n),
     )
     if loss is not None and not any(need):
         return sums
     for block, score in _blocks(problem, negatives_only, ids_given):
         _add(sums, problem, block, score, *goal.tile(block, statistics), need)
-    if need_x:
-        sums.dphi_x.mul_(problem.scale)
-    if need_y:
-        sums.dphi_y.mul_(problem.scale)
     return sums
 
 

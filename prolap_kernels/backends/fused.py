@@ -14,6 +14,7 @@ from .kernels.accumulate import accumulate
 from .kernels.inclusion import inclusion_chain as inclusion_chain_kernel
 from .kernels.lift import sigmoid_lift_tile
 from .kernels.vib import vib as vib_kernel
+from .problem import PairOptions, PairProblem, PairSums
 
 SCRATCH = 100_000_000
 """Bytes of a block of G, the gradients by the logits."""
@@ -51,6 +52,12 @@ class _Out(NamedTuple):
     grad: bool
 
 
+def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
+    """The sigmoid objective over all pairs by fused kernels."""
+    needs = options.need_x, options.need_y, options.need_sums
+    return PairSums(*sigmoid_lift(*problem, options.negatives_only, *needs), problem.alpha.new_zeros(0))
+
+
 def sigmoid_lift(
     phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
     x_id: Tensor, y_id: Tensor, row_weight: Tensor,
@@ -62,14 +69,14 @@ def sigmoid_lift(
     phi_x [N, K], phi_y [M, K] float16, bfloat16 or float32; alpha [N], beta [M], row_weight [N] float32 or size 0 (0, 0, 1);
     scale, bias 0-d; x_id [N], y_id [M] int64: equal is positive, different negative, below 0 ignored, and with
     negatives_only positives are ignored too. Returns, in float32 and of size 0 where not needed: loss [N] = sum_j loss_ij
-    (unweighted), dphi_x = scale sum_j w_i g_ij phi_y_j, dphi_y = scale sum_i w_i g_ij phi_x_i, and the sums of w_i g_ij over
+    (unweighted), dphi_x = sum_j w_i g_ij phi_y_j, dphi_y = sum_i w_i g_ij phi_x_i, and the sums of w_i g_ij over
     j [N], over i [M], and of w_i g_ij s_ij over j [N]. The sums of products run on 16-bit g where phi has 16 bits; row_weight
     enters g in float32 before that rounding (float16: divided by the largest |weight|).
     """
     n, m, width = phi_x.shape[0], phi_y.shape[0], phi_x.shape[1]
     grad = need_x or need_y or need_sums
     scale, bias = scale.float(), bias.float()
-    g_scale, g_alpha = _g_scales(phi_x.dtype, row_weight, scale)
+    g_scale, g_alpha = _g_scales(phi_x.dtype, row_weight, torch.ones_like(scale))
     pairs = _Pairs(
         _operand(phi_x), _operand(phi_y), _vector(alpha, n, 0.0), _vector(beta, m, 0.0), _aligned(x_id), _aligned(y_id),
         _vector(row_weight, n, 1.0), scale, bias, g_scale, g_alpha, int(negatives_only),

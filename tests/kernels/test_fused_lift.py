@@ -11,7 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from prolap_kernels.backends import fused, tiles
-from prolap_kernels.backends.chunked import PairProblem as Case
+from prolap_kernels.backends.problem import PairProblem as Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 2.0**-24
@@ -59,7 +59,7 @@ def evaluate(case: Case, dtype: torch.dtype, negatives_only: bool = False) -> tu
     loss = torch.where(counted, torch.nn.functional.softplus(sign * logit, threshold=1e4), 0.0)
     g = torch.where(counted, sign * torch.sigmoid(sign * logit) * w.reshape(-1, 1), 0.0)
     gs = torch.where(g == 0, 0.0, g * s)
-    truth = Truth(loss.sum(1), scale * (g @ y), scale * (g.T @ x), g.sum(1), g.sum(0), gs.sum(1))
+    truth = Truth(loss.sum(1), g @ y, g.T @ x, g.sum(1), g.sum(0), gs.sum(1))
 
     # every logit is off by at most `shift`, so every g by that much of itself; sums add a rounding per term
     size, stored = sum(case.phi_x.shape) + len(y) + 8, STORED[case.phi_x.dtype]
@@ -71,7 +71,7 @@ def evaluate(case: Case, dtype: torch.dtype, negatives_only: bool = False) -> tu
         lost = lost + 2.0**-40 * w.abs().amax() * counted
     gap = (loss * size * EPS) + torch.where(counted, torch.sigmoid(sign * logit), 0.0) * shift
     bounds = Truth(
-        gap.sum(1), scale * (lost @ y.abs()), scale * (lost.T @ x.abs()), slip.sum(1), slip.sum(0),
+        gap.sum(1), lost @ y.abs(), lost.T @ x.abs(), slip.sum(1), slip.sum(0),
         (slip * s.abs() + g.abs() * size * EPS * reach).sum(1),
     )  # fmt: skip
     return truth, Truth(*(b + 1e-37 for b in bounds))

@@ -226,11 +226,11 @@ def test_no_gradient_is_computed_that_nobody_asks_for(monkeypatch: pytest.Monkey
     asked = []
     original = chunked.pair_sums
 
-    def spy(problem, objective, negatives_only, ids_given, need):  # type: ignore[no-untyped-def]
-        asked.append(need)
-        return original(problem, objective, negatives_only, ids_given, need)
+    def spy(problem, options):  # type: ignore[no-untyped-def]
+        asked.append((options.need_x, options.need_y, options.need_sums))
+        return original(problem, options)
 
-    monkeypatch.setattr("prolap_kernels.ops.pair_sums", spy)
+    monkeypatch.setattr("prolap_kernels.backends.chunked.pair_sums", spy)
     x, y = gaussian(3, 2, 1), gaussian(3, 2, 2)
     with torch.no_grad():
         ppcl_loss(x, y, 1.0, 0.0)
