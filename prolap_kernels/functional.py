@@ -1,28 +1,31 @@
-"""The public losses and scores of pairs: score x objective x pairs."""
+"""The public losses of pairs: score x objective x pairs."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from . import reference
 from .autograd import PairLoss, wants_grad
-from .backends import pick_backend
+from .backends import PRECISIONS, pick_backend
 from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
-from .gaussian import Gaussian, widen
+from .gaussian import Gaussian
+from .matrix import lift_sides, tile_matrix
 from .objectives import OBJECTIVES, Objective
 from .pairs import count_pairs, resolve_ids
 from .scores import Lift, Score, find_score
+from .stats import PairStats, finish
 
 Reduction = Literal["rows", "pairs", "sum", "none"]
 REDUCTIONS = dict.fromkeys(("rows", "pairs", "sum", "none"))
-TILE_CELLS = 1 << 22
-"""Elements of N x M x D that a block of a tile score may hold."""
 
 
+@overload
+def pairwise_loss(x: Any, y: Any, *, stats: Literal[False] = False, **options: Any) -> Tensor: ...
+@overload
+def pairwise_loss(x: Any, y: Any, *, stats: Literal[True], **options: Any) -> tuple[Tensor, PairStats]: ...
 def pairwise_loss(
     x: Gaussian | Tensor,
     y: Gaussian | Tensor,
@@ -35,10 +38,12 @@ def pairwise_loss(
     y_id: Tensor | None = None,
     negatives_only: bool = False,
     reduction: Reduction = "rows",
+    stats: bool = False,
+    precision: str = "ieee",
     group: Any = None,
     backend: str | None = None,
     **score_options: str,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, PairStats]:
     """Contrastive loss between all rows of x and all rows of y, logit_ij = scale * s(x_i, y_j) + bias.
 
         sigmoid: L = (1/n) sum_ij -log sigmoid(y_ij logit_ij), y_ij = +1 for equal ids, -1 for different ones
@@ -55,11 +60,14 @@ def pairwise_loss(
         negatives_only: leave out the positives (sigmoid only).
         reduction: "rows" divides by the rows of x that are not ignored (SigLIP), "pairs" by the counted pairs (PCME++), "sum"
             by nothing, "none" gives a loss per row of x. softmax is an average by itself and takes "rows" only.
+        stats: also return `PairStats`, what people log, from the same pass.
+        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster); whatever
+            torch is set to, and without effect on other dtypes and on the CPU.
         group: reserved for losses over several ranks; must be None in this version.
         backend: None picks, "chunked", "triton" or "reference" ask for one.
 
     Returns:
-        A 0-d tensor ([N] for "none"), float64 for float64 inputs and float32 otherwise. 0 with zero gradients when no pair
+        A 0-d tensor ([N] for "none"), with `stats=True` the pair (loss, statistics); float64 for float64 inputs and float32 otherwise. 0 with zero gradients when no pair
         counts. Differentiable once; `backend="reference"` twice.
 
     N x M exists only as a bounded block where the score is a lift; the scores that are sums over dimensions (`inclusion`,
@@ -69,6 +77,7 @@ def pairwise_loss(
     """
     rule = find_score(score, **score_options)
     goal = choose("objective", objective, OBJECTIVES)
+    choose("precision", precision, PRECISIONS)
     x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
     check_sides(("x", "y"), x, y)
     check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
@@ -79,14 +88,17 @@ def pairwise_loss(
     ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
     if x_id is not None:
         x, y = _blank(rule, x, ids[0]), _blank(rule, y, ids[1])
-    options = _Options(goal, how, negatives_only, x_id is not None, "ieee", reduction == "none")
+    options = _Options(goal, how, negatives_only, x_id is not None, precision, stats, reduction == "none")
     if how == "reference" or rule.lift_x is None:
-        matrix = reference.score_matrix(rule, x, y) if how == "reference" else _tile_matrix(rule, x, y)
-        value = reference.pair_loss(goal, scale * matrix + bias, *ids, negatives_only)
-        value = value if options.per_row else value.sum()
+        matrix = reference.score_matrix(rule, x, y) if how == "reference" else tile_matrix(rule, x, y)
+        value, sums = _dense(scale * matrix + bias, ids, options)
     else:
-        value = _lifted(rule, x, y, scale, bias, ids, options)
-    return _reduce(value, reduction, goal, ids, negatives_only)
+        value, sums = _lifted(rule, x, y, scale, bias, ids, options)
+    value = _reduce(value, reduction, ids, options)
+    if not stats:
+        return value
+    positives = count_pairs(*ids, False) - count_pairs(*ids, True)
+    return value, finish(sums, 0 * positives if negatives_only else positives, count_pairs(*ids, True))
 
 
 class _Options(NamedTuple):
@@ -95,6 +107,7 @@ class _Options(NamedTuple):
     negatives_only: bool
     ids_given: bool
     precision: str
+    stats: bool
     per_row: bool
 
 
@@ -112,18 +125,19 @@ def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias
         raise ValueError(f"bias must be 0.0 for the objective {goal.name!r}: it cancels in the normaliser")
 
 
-def _reduce(value: Tensor, reduction: str, goal: Objective, ids: tuple[Tensor, Tensor], negatives_only: bool) -> Tensor:
-    if goal.averages or reduction in ("sum", "none"):
+def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: _Options) -> Tensor:
+    if options.goal.averages or reduction in ("sum", "none"):
         return value
-    count = (ids[0] >= 0).sum() if reduction == "rows" else count_pairs(*ids, negatives_only)
+    if reduction == "rows" and not options.ids_given:
+        return value / max(len(ids[0]), 1)
+    count = (ids[0] >= 0).sum() if reduction == "rows" else count_pairs(*ids, options.negatives_only)
     return value / count.clamp(min=1)
 
 
-def _lifts(rule: Score, x: Gaussian, y: Gaussian) -> tuple[Lift, Lift]:
-    assert rule.lift_x is not None
-    assert rule.lift_y is not None
-    with torch.autocast(x.mean.device.type, enabled=False):
-        return rule.lift_x(x), rule.lift_y(y)
+def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: _Options) -> tuple[Tensor, Tensor]:
+    value = reference.pair_loss(options.goal, logit, *ids, options.negatives_only)
+    sums = reference.pair_stats(options.goal, logit, *ids, options.negatives_only) if options.stats else logit
+    return (value if options.per_row else value.sum()), sums
 
 
 def _as_autocast(side: Lift) -> Lift:
@@ -136,57 +150,22 @@ def _as_autocast(side: Lift) -> Lift:
 
 def _lifted(
     rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
-) -> Tensor:
-    left, right = (_as_autocast(side) for side in _lifts(rule, x, y))
+) -> tuple[Tensor, Tensor]:
+    left, right = (_as_autocast(side) for side in lift_sides(rule, x, y))
     none = scale.new_empty(0)
     alpha = none if left.offset is None else left.offset
     beta = none if right.offset is None else right.offset
     how = (options.goal.name, options.backend, options.negatives_only, options.ids_given, options.precision)
     need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
-    loss: Tensor = PairLoss.apply(
-        left.phi, right.phi, alpha, beta, scale, bias, *ids, how, False, options.per_row, need
-    )[0]
-    return loss
+    tensors = (left.phi, right.phi, alpha, beta, scale, bias, *ids)
+    loss, *_, sums = PairLoss.apply(*tensors, how, options.stats, options.per_row, need)
+    return loss, sums
 
 
 def _blank(rule: Score, z: Gaussian, row_id: Tensor) -> Gaussian:
     """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient."""
     ignored = (row_id < 0)[:, None]
     return Gaussian(z.mean.masked_fill(ignored, 0), z.logvar.masked_fill(ignored, 0) if rule.uses_logvar else z.logvar)
-
-
-def pairwise_score(x: Gaussian | Tensor, y: Gaussian | Tensor, *, score: str = "csd", **score_options: str) -> Tensor:
-    """The matrix s_ij = s(x_i, y_j), [N, M], for when it is wanted; higher is more alike.
-
-    x, y: Gaussians [N, D] and [M, D]; score: a name in `SCORES`. In float32 (float64 for float64 inputs), differentiable.
-    N x M x D never exists: lifts are one matrix product, the others go block by block and are computed again in backward.
-    Lifts of distances (`csd_distance`, `wasserstein2`) lose nearly equal pairs to cancellation; `backend="reference"` of
-    `pairwise_loss` does not.
-    """
-    rule = find_score(score, **score_options)
-    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
-    check_sides(("x", "y"), x, y)
-    if rule.lift_x is None:
-        return _tile_matrix(rule, x, y)
-    left, right = _lifts(rule, x, y)
-    with torch.autocast(x.mean.device.type, enabled=False):
-        matrix = widen(left.phi) @ widen(right.phi).T
-        matrix = matrix if left.offset is None else matrix + left.offset[:, None]
-        return matrix if right.offset is None else matrix + right.offset[None, :]
-
-
-def _tile_matrix(rule: Score, x: Gaussian, y: Gaussian) -> Tensor:
-    x, y = (Gaussian(widen(z.mean), widen(z.logvar)) for z in (x, y))
-    height = max(1, TILE_CELLS // max(1, y.mean.numel()))
-
-    def strip(*parts: Tensor) -> Tensor:
-        return reference.score_matrix(rule, Gaussian(*parts[:2]), Gaussian(*parts[2:]))
-
-    strips = [
-        checkpoint(strip, *x.rows(slice(i, i + height)), *y, use_reentrant=False, preserve_rng_state=False)
-        for i in range(0, len(x.mean), height)
-    ]
-    return torch.cat(strips) if strips else x.mean.new_zeros(0, len(y.mean))
 
 
 def ppcl_loss(

@@ -11,7 +11,8 @@ def resolve_ids(
 ) -> tuple[Tensor, Tensor]:
     """Both ids as int64 [n] and [m]; by default row i of x belongs to row i of y and to no other."""
     if x_id is None or y_id is None:
-        return torch.arange(n, device=device), torch.arange(m, device=device)
+        index = torch.arange(max(n, m), device=device)
+        return index[:n], index[:m]
     return x_id.to(device=device, dtype=torch.int64), y_id.to(device=device, dtype=torch.int64)
 
 

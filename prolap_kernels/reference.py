@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .gaussian import Gaussian
 from .objectives import Objective
 from .pairs import counted_pairs, positive_pairs
 from .scores import Score
+from .stats import SATURATED
 
 
 def score_matrix(score: Score, x: Gaussian, y: Gaussian) -> Tensor:
@@ -19,6 +21,21 @@ def score_matrix(score: Score, x: Gaussian, y: Gaussian) -> Tensor:
 
 def pair_loss(objective: Objective, logit: Tensor, x_id: Tensor, y_id: Tensor, negatives_only: bool) -> Tensor:
     """The objective's value per row of x, [N], or [1] where it is no sum over rows."""
+    return objective.dense(logit, *_pairs(x_id, y_id, negatives_only))
+
+
+def pair_stats(objective: Objective, logit: Tensor, x_id: Tensor, y_id: Tensor, negatives_only: bool) -> Tensor:
+    """[4, N], sums over the counted pairs of a row: logits of positives, of negatives, saturated positives, negatives."""
+    positive, counted = _pairs(x_id, y_id, negatives_only)
+    logit = logit.detach()
+    sides = (counted & positive, counted & ~positive)
+    flat = objective.slope(logit, positive, counted).abs() < SATURATED
+    zero = logit.new_zeros(())
+    logits = [torch.where(side, logit, zero).sum(1) for side in sides]
+    return torch.stack([*logits, *((side & flat).sum(1).to(logit) for side in sides)])
+
+
+def _pairs(x_id: Tensor, y_id: Tensor, negatives_only: bool) -> tuple[Tensor, Tensor]:
     positive = positive_pairs(x_id, y_id)
     counted = counted_pairs(x_id, y_id)
-    return objective.dense(logit, positive, counted & ~positive if negatives_only else counted)
+    return positive, counted & ~positive if negatives_only else counted

@@ -14,6 +14,7 @@ BACKENDS = {
     "chunked": "plain torch, any device and dtype, bounded scratch",
     "triton": "fused kernels for NVIDIA and AMD GPUs; float16, bfloat16, float32",
 }
+PRECISIONS = {"ieee": "float32 products with 24 bits", "tf32": "with 10 bits of mantissa, on GPUs"}
 log = logging.getLogger("prolap_kernels")
 _said: set[str] = set()
 

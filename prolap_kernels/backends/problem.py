@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-SATURATED = 1e-3
-"""A pair counts as saturated where the slope of its loss by its logit is smaller than this."""
+from ..stats import SATURATED
+
+__all__ = ["SATURATED", "PairOptions", "PairProblem", "PairSums"]
 
 
 class PairProblem(NamedTuple):

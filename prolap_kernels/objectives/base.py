@@ -28,6 +28,7 @@ class Objective:
     """What a matrix of logits becomes.
 
     dense(logit, positive, counted) -> [N] (per row of x) or, where the value is no sum over rows, [1]: differentiable truth.
+    slope(logit, positive, counted) -> [N, M], each pair's own derivative by its logit, for statistics (`PairStats`).
     prepare(walk, n, m) -> (loss, statistics): what needs the whole matrix before the first gradient; loss None if `tile` has it.
     tile(block, statistics) -> (loss per row or None, dL/dlogit): a block's share.
     averages: the value is a mean already, [1], and takes neither another reduction nor row weights.
@@ -35,6 +36,7 @@ class Objective:
 
     name: str
     dense: Callable[[Tensor, Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor, Tensor], Tensor]
     prepare: Callable[[Walk, int, int], tuple[Tensor | None, Any]]
     tile: Callable[[Block, Any], tuple[Tensor | None, Tensor]]
     averages: bool = False

@@ -17,6 +17,11 @@ def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, loss, loss.new_zeros(())).sum(1)
 
 
+def slope(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+    """-sigmoid(-logit) of positives, sigmoid(logit) of negatives."""
+    return torch.where(positive, -(-logit).sigmoid(), logit.sigmoid())
+
+
 def prepare(walk: Walk, n: int, m: int) -> tuple[None, None]:
     """Nothing: the sigmoid has no normaliser."""
     return None, None
@@ -35,4 +40,4 @@ def tile(block: Block, statistics: Any) -> tuple[Tensor, Tensor]:
     return loss.sum(1), grad
 
 
-SIGMOID = Objective("sigmoid", dense, prepare, tile)
+SIGMOID = Objective("sigmoid", dense, slope, prepare, tile)

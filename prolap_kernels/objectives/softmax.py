@@ -26,6 +26,14 @@ def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     return 0.5 * (_direction(logit, positive, counted) + _direction(logit.T, positive.T, counted.T)).reshape(1)
 
 
+def slope(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+    """Along the rows: |P_i| p_ij - 1 of positives, p_ij of negatives; 1 in rows without a positive, which teach nothing."""
+    hits = positive & counted
+    count = hits.sum(1, keepdim=True)
+    p = logit.masked_fill(~counted, float("-inf")).softmax(1)
+    return torch.where(count > 0, torch.where(hits, count * p - 1, p), torch.ones_like(p))
+
+
 class Side(NamedTuple):
     """Statistics of the rows (or columns): log-sum-exp, mean positive logit, weight in the loss, weight of a positive."""
 
@@ -76,4 +84,4 @@ def tile(block: Block, statistics: tuple[Side, Side]) -> tuple[None, Tensor]:
     return None, grad
 
 
-SOFTMAX = Objective("softmax", dense, prepare, tile, averages=True)
+SOFTMAX = Objective("softmax", dense, slope, prepare, tile, averages=True)

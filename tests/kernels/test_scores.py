@@ -82,7 +82,7 @@ def test_a_lift_is_its_formula(score, shape) -> None:
 
 @pytest.mark.parametrize("name", SCORES)
 def test_pairwise_score_in_blocks_and_its_gradient_are_the_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prolap_kernels.functional.TILE_CELLS", 30)  # several strips
+    monkeypatch.setattr("prolap_kernels.matrix.TILE_CELLS", 30)  # several strips
     x, y = gaussian(5, 3, 1), gaussian(4, 3, 2)
     score, _, convention = name.partition("/")
     got = pairwise_score(x, y, score=score, **({"convention": convention} if convention else {}))
