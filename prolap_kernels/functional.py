@@ -67,8 +67,8 @@ def pairwise_loss(
         backend: None picks, "chunked", "triton" or "reference" ask for one.
 
     Returns:
-        A 0-d tensor ([N] for "none"), with `stats=True` the pair (loss, statistics); float64 for float64 inputs and float32 otherwise. 0 with zero gradients when no pair
-        counts. Differentiable once; `backend="reference"` twice.
+        A 0-d tensor ([N] for "none"), or with `stats=True` the pair (loss, statistics). float64 for float64 inputs and float32
+        otherwise; 0 with zero gradients when no pair counts. Differentiable once; `backend="reference"` twice.
 
     N x M exists only as a bounded block where the score is a lift; the scores that are sums over dimensions (`inclusion`,
     `kl`, ...) hold one N x M matrix in this version.

@@ -33,6 +33,11 @@ class Gaussian(NamedTuple):
         """Mean log-variance over dimensions, [N]: how general the model takes each row to be."""
         return widen(self.logvar).mean(-1)
 
+    @property
+    def trace(self) -> Tensor:
+        """Trace of the covariance, sum_d exp(logvar), [N]; in float32 when logvar is a 16-bit type."""
+        return self.var.sum(-1)
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """mean + std * e with e ~ N(0, I), [N, D], reparametrised: gradients reach mean and logvar."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..gaussian import Gaussian, widen
+from ..gaussian import Gaussian
 from .base import Lift, Score
 
 
@@ -14,7 +14,7 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
 
 
 def lift(z: Gaussian) -> Lift:
-    return Lift(z.mean, -0.5 * widen(z.var).sum(-1))
+    return Lift(z.mean, -0.5 * z.trace)
 
 
 CSD = Score("csd", formula, lift, lift)
