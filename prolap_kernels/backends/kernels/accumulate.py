@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .lift import tile_order
+from .tile import tile_order
 
 
 @triton.jit(do_not_specialize=["alpha", "rows", "depth"])

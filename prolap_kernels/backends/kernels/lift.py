@@ -6,35 +6,7 @@ import triton
 import triton.language as tl
 
 from .numerics import softplus_sigmoid
-
-
-@triton.jit
-def tile_order(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
-    """Row and column tile of a program, in bands of GROUP row tiles, so that neighbours share operands in cache."""
-    band = GROUP * tiles_n
-    first = (pid // band) * GROUP
-    height = tl.minimum(tiles_m - first, GROUP)
-    return first + (pid % band) % height, (pid % band) // height
-
-
-@triton.jit
-def scores(
-    phi_x, phi_y, row, col, stride_x, stride_y, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """phi_x[row] @ phi_y[col]^T in float32. Rows past the end are clamped by the caller and ignored by their id."""
-    k = tl.arange(0, BLOCK_K)
-    x_ptr = phi_x + row.to(tl.int64)[:, None] * stride_x + k[None, :]
-    y_ptr = phi_y + col.to(tl.int64)[None, :] * stride_y + k[:, None]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        x = tl.load(x_ptr + start, mask=k[None, :] < width - start, other=0.0)
-        y = tl.load(y_ptr + start, mask=k[:, None] < width - start, other=0.0)
-        if UPCAST:
-            x = x.to(tl.float32)
-            y = y.to(tl.float32)
-        acc = tl.dot(x, y, acc, input_precision="ieee")
-    return acc
+from .tile import scores, tile_order
 
 
 @triton.jit(
