@@ -18,7 +18,7 @@ def tile_order(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
 @triton.jit
 def scores(
     phi_x, phi_y, row, col, stride_x, stride_y, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr = "ieee",
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr = tl.constexpr("ieee"),
 ):  # fmt: skip
     """phi_x[row] @ phi_y[col]^T in float32. The caller clamps rows past the end, and leaves their pairs out."""
     k = tl.arange(0, BLOCK_K)
