@@ -41,7 +41,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """N x N pairs of width D in 16 bits; instructions and special functions of the epilogue per pair; tile of the score product."""
+    """N x N pairs of width D in 16 bits; instructions and special functions of the epilogue per pair; the tile of the scores."""
 
     chip: Chip
     n: int
