@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import reference
 from .autograd import PairLoss, wants_grad
-from .backends import PRECISIONS, pick_backend
+from .backends import FUSED_OBJECTIVES, PRECISIONS, pick_backend
 from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
 from .gaussian import Gaussian
 from .matrix import lift_sides, tile_matrix
@@ -83,7 +83,7 @@ def pairwise_loss(
     check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
     check_group(group)
     _check_reduction(goal, reduction, negatives_only, bias)
-    how = pick_backend(backend, x.mean.device, x.mean.dtype, goal.name)
+    how = pick_backend(backend, x.mean.device, x.mean.dtype, _unfused(rule, goal))
     scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
     ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
     if x_id is not None:
@@ -109,6 +109,12 @@ class _Options(NamedTuple):
     precision: str
     stats: bool
     per_row: bool
+
+
+def _unfused(rule: Score, goal: Objective) -> str | None:
+    if rule.lift_x is None:
+        return f"the score {rule.name!r}"
+    return None if goal.name in FUSED_OBJECTIVES else f"the objective {goal.name!r}"
 
 
 def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias: float | Tensor) -> None:

@@ -27,9 +27,10 @@ def pairs_op(
     # autocast reaches inside custom ops and would run float32 products in 16 bits
     with torch.autocast(phi_x.device.type, enabled=False):
         if backend == "triton":
-            from .backends import fused
+            from .backends import fused, fused_softmax
 
-            return fused.pair_sums(problem, options)
+            sums = fused.pair_sums if objective == "sigmoid" else fused_softmax.softmax_lift
+            return sums(problem, options)
         return chunked.pair_sums(problem, options)
 
 
