@@ -1,77 +1,124 @@
-"""What is measured: the losses of the registries at a size, and the same written out by others."""
+"""What is measured: every lift score with every objective and kind of pairs, on inputs that look like a model in training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prolap_kernels import OBJECTIVES, SCORES, Gaussian, pairwise_loss
-from prolap_kernels.scores import LIFTS
+from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss
+from prolap_kernels.scores import LIFTS, SCORES
 
-SCALE, BIAS = 10.0, -10.0
+START = {"dot": (10.0, -10.0), "csd": (10.0, -10.0), "csd_distance": (5.0, 0.0), "wasserstein2": (5.0, 0.0)}
+"""Scale and bias at which training starts (SigLIP's), for distances the same logits: 10 csd - 10 = 5 csd_distance."""
+PAIRS = {
+    "diagonal": "row i of x belongs to row i of y",
+    "ids": "two rows of x share an id with two of y, every 16th row of x is ignored",
+    "negatives": "the pairs off the diagonal alone",
+}
 
 
 class Case(NamedTuple):
-    """loss(x, y) of one score and objective; `ours` first, then who it is measured beside."""
+    """A loss: a score, an objective, a kind of pairs."""
 
-    name: str
     score: str
-    contenders: dict[str, Callable[[Gaussian, Gaussian], Tensor]]
+    objective: str
+    pairs: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.score}-{self.objective}" + ("" if self.pairs == "diagonal" else f"-{self.pairs}")
 
 
-def inputs(n: int, m: int, d: int, device: str, dtype: torch.dtype) -> tuple[Gaussian, Gaussian]:
-    """Unit means and log-variances around -4, leaves that require grad."""
-    generator = torch.Generator().manual_seed(0)
+class Batch(NamedTuple):
+    """Inputs of a case; means, log-variances, scale and bias are leaves that learn. bias None: the objective has none."""
 
-    def side(rows: int) -> Gaussian:
-        mean = F.normalize(torch.randn(rows, d, generator=generator), dim=-1)
-        logvar = -4 + 0.5 * torch.randn(rows, d, generator=generator)
-        return Gaussian(mean.to(device, dtype).requires_grad_(), logvar.to(device).requires_grad_())
+    case: Case
+    x: Gaussian
+    y: Gaussian
+    scale: Tensor
+    bias: Tensor | None
+    x_id: Tensor | None
+    y_id: Tensor | None
 
-    return side(n), side(m)
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        found = {"x.mean": self.x.mean, "y.mean": self.y.mean}
+        if SCORES[self.case.score].uses_logvar:
+            found |= {"x.logvar": self.x.logvar, "y.logvar": self.y.logvar}
+        return found | {"scale": self.scale} | ({} if self.bias is None else {"bias": self.bias})
 
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        for leaf in self.leaves.values():
+            leaf.grad = None
 
-def _ours(score: str, objective: str) -> Callable[[Gaussian, Gaussian], Tensor]:
-    bias = BIAS if objective == "sigmoid" else 0.0
-    return lambda x, y: pairwise_loss(x, y, score=score, objective=objective, scale=SCALE, bias=bias)
+    def double(self) -> Batch:
+        """The same values in float64, with gradients of their own."""
 
+        def wide(t: Tensor) -> Tensor:
+            return t.detach().double().requires_grad_(t.requires_grad)
 
-def _literal(score: str, objective: str) -> Callable[[Gaussian, Gaussian], Tensor]:
-    """N x M x D, as the formula is written and as public code for scores without a matrix product does it."""
-    bias = BIAS if objective == "sigmoid" else 0.0
-    return lambda x, y: pairwise_loss(
-        x, y, score=score, objective=objective, scale=SCALE, bias=bias, backend="reference"
-    )
+        x, y = (Gaussian(wide(z.mean), wide(z.logvar)) for z in (self.x, self.y))
+        bias = None if self.bias is None else wide(self.bias)
+        return self._replace(x=x, y=y, scale=wide(self.scale), bias=bias)
 
-
-def _eager(x: Gaussian, y: Gaussian) -> Tensor:
-    """PPCL with a dense N x M matrix product and logsigmoid, as a careful user writes it in eager torch."""
-    spread = x.logvar.exp().sum(1)[:, None] + y.logvar.exp().sum(1)[None, :]
-    logit = SCALE * ((x.mean @ y.mean.T).float() - 0.5 * spread) + BIAS
-    sign = 2 * torch.eye(len(logit), logit.shape[1], device=logit.device) - 1
-    return -F.logsigmoid(sign * logit).sum() / len(logit)
-
-
-def _products(x: Gaussian, y: Gaussian) -> Tensor:
-    """No loss: the three matrix products alone, which nothing that uses the vendor's library can beat."""
-    logit = x.mean.detach() @ y.mean.detach().T
-    x.mean.grad, y.mean.grad = logit @ y.mean.detach(), logit.T @ x.mean.detach()
-    return torch.zeros((), requires_grad=True)
+    def flops(self) -> int:
+        """Of the three matrix products that no exact method avoids: scores, gradient by x, gradient by y."""
+        width = 2 if self.case.score == "wasserstein2" else 1
+        return 6 * len(self.x.mean) * self.y.mean.numel() * width
 
 
 def cases() -> dict[str, Case]:
-    """Every lift with every objective; csd x sigmoid, the loss of ProLAP, beside everyone."""
-    found = {}
-    for score in LIFTS:
-        for objective in OBJECTIVES:
-            contenders = {"prolap_kernels": _ours(score.name, objective), "literal": _literal(score.name, objective)}
-            if (score.name, objective) == ("csd", "sigmoid"):
-                contenders |= {"eager": _eager, "products alone": _products}
-            name = f"{score.name}-{objective}"
-            found[name] = Case(name, score.name, contenders)
-    assert {case.score for case in found.values()} <= set(SCORES)
-    return found
+    """By name; `negatives` only where the objective can leave the positives out."""
+    made = [
+        Case(score.name, goal.name, pairs)
+        for score in LIFTS
+        for goal in OBJECTIVES.values()
+        for pairs in PAIRS
+        if pairs != "negatives" or not goal.averages
+    ]
+    return {case.name: case for case in made}
+
+
+def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> Batch:
+    """Unit means, those of matched rows alike; variances that sum to about 0.06; log-variances at least float32."""
+    n, m, d = shape
+    exact = dtype if dtype == torch.float64 else torch.float32
+    random = torch.Generator().manual_seed(0)
+    first = torch.randn(n, d, generator=random)
+    second = torch.randn(m, d, generator=random)
+    second[: min(n, m)] += first[: min(n, m)]
+
+    def side(mean: Tensor) -> Gaussian:
+        logvar = -math.log(d) - 3 + 0.5 * torch.randn(mean.shape, generator=random)
+        return Gaussian(F.normalize(mean, dim=-1).to(device, dtype), logvar.to(device, exact))
+
+    x, y = side(first), side(second)
+    scale, bias = (torch.tensor(value, device=device, dtype=exact) for value in START[case.score])
+    batch = Batch(case, x, y, scale, None if OBJECTIVES[case.objective].averages else bias, None, None)
+    if case.pairs == "ids":
+        x_id, y_id = torch.arange(n, device=device) // 2, torch.arange(m, device=device) // 2
+        x_id[15::16] = -1
+        batch = batch._replace(x_id=x_id, y_id=y_id)
+    for leaf in batch.leaves.values():
+        leaf.requires_grad_()
+    return batch
+
+
+def ours(backend: str | None = None, **options: Any) -> Callable[[Batch], Tensor]:
+    """The loss of this package."""
+
+    def loss(batch: Batch) -> Tensor:
+        case = batch.case
+        return pairwise_loss(
+            batch.x, batch.y, score=case.score, objective=case.objective, scale=batch.scale,
+            bias=0.0 if batch.bias is None else batch.bias, x_id=batch.x_id, y_id=batch.y_id,
+            negatives_only=case.pairs == "negatives", backend=backend, **options,
+        )  # fmt: skip
+
+    return loss

@@ -1,6 +1,6 @@
-"""The figures of the README, from the committed result files and from nothing else.
+"""The figures of the documents, from the committed result files and from nothing else.
 
-python -m benchmarks.report           # rewrites the marked sections
+python -m benchmarks.report           # rewrites the sections marked <!-- report: NAME --> ... <!-- end -->
 python -m benchmarks.report --check   # fails if they differ from the files
 """
 
@@ -11,14 +11,13 @@ import json
 import re
 import statistics
 import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .environment import ROOT
+from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, model, origin, table
 
-RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-UNMEASURED = "Not measured yet."
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RECIPE_COLUMNS = {
     "R@1 A→T, %": ("retrieval.a2t.r1", 100),
     "R@1 T→A, %": ("retrieval.t2a.r1", 100),
@@ -34,34 +33,6 @@ def read(found: Any, path: str) -> Any:
     for key in path.split("."):
         found = found.get(key) if isinstance(found, dict) else None
     return found
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def _origin(found: dict) -> str:
-    commit = str(found["commit"])[:7]
-    torch = found["versions"]["torch"]
-    return (
-        f"{found['device']}, {found['threads']} threads, torch {torch}, commit {commit}{'+' if found['dirty'] else ''}"
-    )
-
-
-def losses() -> str:
-    """Time and memory of the contenders."""
-    path = RESULTS / "cpu" / "ppcl.json"
-    if not path.is_file():
-        return UNMEASURED
-    found = json.loads(path.read_text())
-    rows = []
-    for row in found["rows"]:
-        cells = [row["contender"], f"{1e3 * row['seconds']:.0f}", f"{row['peak_bytes'] / 1e6:.0f}"]
-        ratios = (row.get("times_ours", 1), row.get("memory_times_ours", 1))
-        rows.append([*cells, *(f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}" for ratio in ratios)])
-    shape = " × ".join(map(str, found["rows"][0]["shape"]))
-    head = ["", "ms", "MB above inputs and gradients", "time / ours", "memory / ours"]
-    return f"N × M × D = {shape}, float32, {_origin(found)}:\n\n{table(head, rows)}"
 
 
 def recipes() -> str:
@@ -82,17 +53,16 @@ def recipes() -> str:
             cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "-")
         changed = ", ".join(f"`{word}`" for word in groups[name][0]["overrides"])
         rows.append([f"{name} ({changed})" if changed else name, str(len(groups[name])), *cells])
-    origins = sorted({_origin(found) for group in groups.values() for found in group})
+    origins = sorted({origin(found) for group in groups.values() for found in group})
     note = "; ".join(origins)
     return f"{table(['recipe (what differs)', 'seeds', *RECIPE_COLUMNS], rows)}\n\n{note} (+: tracked files differed)"
 
 
 def quickstart() -> str:
     """Retrieval beside the twin's, and the claims."""
-    path = RESULTS / "quickstart" / "metrics.json"
-    if not path.is_file():
+    found = load("quickstart/metrics.json")
+    if found is None:
         return UNMEASURED
-    found = json.loads(path.read_text())
     rows = []
     for key, label in (("a2t", "A→T"), ("t2a", "T→A")):
         for where, note in (("retrieval", ""), ("retrieval.unseen_sources", ", unseen sources")):
@@ -113,42 +83,58 @@ def quickstart() -> str:
     second = table(["claim", "value", "control", "threshold", ""], claims)
     seconds = found["seconds"]
     versions = found["versions"]
-    origin = (
-        f"{versions['cpu']}, {versions['threads']} threads, commit {str(found['commit'])[:7]}, seed {found['seed']}"
-    )
+    where = f"{versions['cpu']}, {versions['threads']} threads, commit {str(found['commit'])[:7]}, seed {found['seed']}"
     times = ", ".join(f"{name} {seconds[name]:.0f} s" for name in ("render", "train", "evaluate", "total"))
     chance = 100 * found["retrieval"]["chance_r1"]
-    return f"N = {found['retrieval']['n']:,} clips, chance {chance:.1f} %; {origin}; {times}:\n\n{first}\n\n{second}"
+    return f"N = {found['retrieval']['n']:,} clips, chance {chance:.1f} %; {where}; {times}:\n\n{first}\n\n{second}"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-SECTIONS = {"losses": losses, "recipes": recipes, "quickstart": quickstart}
+SECTIONS: dict[str, Callable[[], str]] = {
+    "quickstart": quickstart,
+    "recipes": recipes,
+    "losses": losses,
+    "limit": limit,
+    "model": model,
+    "compiled": compiled,
+    "gpu": gpu,
+}
+MARKED = re.compile(r"(<!-- report: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(text: str) -> str:
-    """The README with every marked section written from its files."""
-    for name, make in SECTIONS.items():
-        pattern = re.compile(rf"(<!-- report: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        body = make()
-        text, count = pattern.subn(lambda found, body=body: f"{found[1]}{body}\n\n{found[2]}", text)
-        if count != 1:
-            sys.exit(f"README.md must have exactly one section 'report: {name}', found {count}")
-    return text
+def filled(text: str, document: str) -> str:
+    """A document with every marked section written from its files."""
+
+    def section(found: re.Match[str]) -> str:
+        if found["name"] not in SECTIONS:
+            sys.exit(f"{document}: no section {found['name']!r}; there are {', '.join(SECTIONS)}")
+        return f"{found[1]}{SECTIONS[found['name']]()}\n\n{found[3]}"
+
+    if text.count("<!-- report: ") != len(MARKED.findall(text)):
+        sys.exit(
+            f"{document}: a section is marked '<!-- report: NAME -->', a line of its own, and ends with '<!-- end -->'"
+        )
+    return MARKED.sub(section, text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    before = Path(README).read_text()
-    after = filled(before)
-    if args.check and before != after:
-        sys.exit("README.md does not show what benchmarks/results holds; run python -m benchmarks.report")
-    if not args.check:
-        README.write_text(after)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document differs")
+    args = parser.parse_args(argv)
+    before = {path: path.read_text() for path in DOCUMENTS}
+    marked = {found["name"] for text in before.values() for found in MARKED.finditer(text)}
+    if missing := SECTIONS.keys() - marked:
+        sys.exit(f"no document shows {', '.join(sorted(missing))}")
+    for path, text in before.items():
+        after = filled(text, path.name)
+        if args.check and after != text:
+            sys.exit(f"{path.name} does not show what benchmarks/results holds; run python -m benchmarks.report")
+        if not args.check:
+            path.write_text(after)
 
 
 if __name__ == "__main__":

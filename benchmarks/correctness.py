@@ -1,0 +1,110 @@
+"""No time is reported from a wrong result: loss and gradients against float64 before anything is timed.
+
+Errors are ||got - truth|| / ||truth|| (of a scalar by the loss, if that is larger: gradients by scale and bias are sums that
+cancel). Ours may err MARGIN times as much as dense eager torch does in the same dtype, plus the rounding of the result, and
+never by SAME_FUNCTION, which eager float16 may. Of others it is only asked that they compute the same function: how exact
+they are is a figure of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cases import Batch, Case, make_batch, ours
+from .peers import LIMIT, OURS, Loss, Peer, eager
+
+MARGIN = 2.0
+ROUNDING = 4.0
+"""Units in the last place of the result's dtype."""
+SAME_FUNCTION = 0.05
+LITERAL_CELLS = 1 << 25
+"""N x M x D up to which the truth is the dense reference; above it the chunked backend in float64, which tests hold to it."""
+EAGER_ROWS = 1024
+"""Rows at which eager's own error is taken where a batch is larger: relative errors hardly depend on the size."""
+
+
+class Verdict(NamedTuple):
+    """errors by quantity; why is empty if the result may be timed."""
+
+    errors: dict[str, float]
+    why: str
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values(), default=math.nan)
+
+
+def train(loss: Loss, batch: Batch) -> Tensor:
+    """One call forward and, where it is a loss, backward; returns the value."""
+    value = loss(batch)
+    if value.requires_grad:
+        value.backward()
+    return value.detach()
+
+
+def results(loss: Loss, batch: Batch) -> dict[str, Tensor | None]:
+    """The loss and the gradient of every leaf."""
+    batch.clear()
+    found: dict[str, Tensor | None] = {"loss": train(loss, batch)}
+    found |= {name: leaf.grad for name, leaf in batch.leaves.items()}
+    batch.clear()
+    return found
+
+
+def truth(batch: Batch, factor: float = 1.0) -> dict[str, Tensor | None]:
+    """`results` in float64, of the loss times `factor`."""
+    loss = ours("reference" if len(batch.x.mean) * batch.y.mean.numel() <= LITERAL_CELLS else "chunked")
+    return results(lambda b: loss(b) * factor, batch.double())
+
+
+def errors(got: dict[str, Tensor | None], want: dict[str, Tensor | None]) -> dict[str, float]:
+    """By quantity; a missing or non-finite one is infinitely wrong."""
+    assert want["loss"] is not None
+    loss = float(want["loss"].abs())
+    found = {}
+    for name, right in want.items():
+        value = got[name]
+        if right is None and value is None:
+            continue  # frozen
+        if value is None or right is None or not bool(value.isfinite().all()):
+            found[name] = math.inf
+            continue
+        size = max(float(right.abs()), loss) if right.numel() == 1 else float(right.norm())
+        found[name] = float((value.double() - right).norm()) / max(size, 1e-300)
+    return found
+
+
+@functools.cache
+def _eager_errors(case: Case, shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> dict[str, float]:
+    batch = make_batch(case, shape, device, dtype)
+    return errors(results(eager, batch), truth(batch))
+
+
+def check(
+    peer: Peer, loss: Loss, batch: Batch, want: dict[str, Tensor | None], dense: dict[str, float] | None = None
+) -> Verdict:
+    """Whether a time of `loss` on `batch` would mean anything; `dense`: what eager torch errs by, if not to be measured."""
+    if peer.name == LIMIT:
+        return Verdict({}, "")
+    got = results(loss, batch)
+    found = {name: e for name, e in errors(got, want).items() if name not in peer.lacks}
+    bars = dict.fromkeys(found, SAME_FUNCTION)
+    if peer.name == OURS:
+        dense = _eager_at(batch) if dense is None else dense
+        for name in found:
+            value = got[name]
+            eps = 0.0 if value is None else torch.finfo(value.dtype).eps
+            bars[name] = min(MARGIN * dense[name] + ROUNDING * eps, SAME_FUNCTION)
+    wrong = [f"{name} errs by {e:.1e} (allowed {bars[name]:.1e})" for name, e in found.items() if not e <= bars[name]]
+    return Verdict(found, "; ".join(wrong))
+
+
+def _eager_at(batch: Batch) -> dict[str, float]:
+    (n, d), m = batch.x.mean.shape, len(batch.y.mean)
+    shape = (min(n, EAGER_ROWS), min(m, EAGER_ROWS), d)
+    return _eager_errors(batch.case, shape, batch.x.mean.device.type, batch.x.mean.dtype)

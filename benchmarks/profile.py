@@ -1,0 +1,190 @@
+"""Where the time of one loss goes, for people who write kernels:
+
+    python -m benchmarks.profile csd-sigmoid --device cuda --dtype bfloat16 --shape 16384 16384 768
+    python -m benchmarks.profile csd-sigmoid --peer eager                       # operations, on a CPU
+
+A line per kernel (operation, on a CPU) and call: time, flops, bytes of its operands read or written once, and the share of what
+the device reached in the same run: of the vendor's three matrix products by flops, of a large copy by bytes. Flops and bytes
+stand where they are known: products of torch and the Triton kernels of this package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from .cases import Batch, cases, make_batch
+from .correctness import train
+from .environment import ROOT, stamp
+from .measure import seconds, summary
+from .peers import LIMIT, PEERS, Loss, refusal
+from .run import DTYPES
+
+STEPS = 5
+NCU_SECTIONS = ("SpeedOfLight", "LaunchStats", "Occupancy", "MemoryWorkloadAnalysis")
+
+
+class Work:
+    """Calls, seconds, flops and bytes of one kernel over all steps."""
+
+    def __init__(self) -> None:
+        self.calls, self.seconds, self.flops, self.bytes = 0, 0.0, 0.0, 0.0
+
+
+def launch_work(kernel: Any, args: Sequence[object]) -> tuple[float, float]:
+    """Flops of the matrix products in one launch, and bytes of its tensors."""
+    bare = (getattr(a, "base", a) for a in args)  # a descriptor stands for its tensor
+    tensors = [a for a in bare if isinstance(a, Tensor)]
+    first, second, third = (*tensors, *[torch.empty(0)] * 3)[:3]
+    name, flops = kernel.__name__, 0.0
+    if name.endswith("_tile"):  # phi_x, phi_y: the logits of a block
+        flops = 2.0 * len(first) * second.numel()
+    elif name.startswith("accumulate"):  # g, phi, out: a block's share of a gradient
+        flops = 2.0 * len(second) * third.numel()
+    return flops, float(sum(t.nbytes for t in tensors))
+
+
+@contextmanager
+def recorded(found: dict[str, Work]) -> Iterator[None]:
+    """Notes what every Triton launch of this package has to do."""
+    try:
+        from prolap_kernels.backends import tiles
+    except ImportError:
+        yield
+        return
+    start = tiles.launch
+
+    def launch(kernel: Any, programs: int, args: Sequence[object], *rest: Any) -> None:
+        work = found.setdefault(kernel.__name__, Work())
+        flops, size = launch_work(kernel, args)
+        work.flops += flops
+        work.bytes += size
+        start(kernel, programs, args, *rest)
+
+    with mock.patch.object(tiles, "launch", launch):
+        yield
+
+
+def gather(loss: Loss, batch: Batch, device: str) -> dict[str, Work]:
+    """Work by kernel or operation over STEPS calls."""
+    found: dict[str, Work] = {}
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    for _ in range(3):
+        batch.clear()
+        train(loss, batch)
+    with recorded(found), profile(activities=activities, record_shapes=True, acc_events=True) as trace:
+        for _ in range(STEPS):
+            batch.clear()
+            train(loss, batch)
+        if device == "cuda":
+            torch.cuda.synchronize()
+    size = batch.x.mean.element_size()
+    for event in trace.events():
+        on_device = event.device_type == DeviceType.CUDA
+        if on_device or device == "cpu":
+            work = found.setdefault(event.name, Work())
+            work.calls += 1
+            work.seconds += (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
+        product = operands(event.name, event.input_shapes)
+        if product:
+            for name in {k.name for k in event.kernels} if device == "cuda" else {event.name}:
+                work = found.setdefault(name, Work())
+                m, k, n = product
+                work.flops += 2 * m * k * n
+                work.bytes += size * (m * k + k * n + m * n)
+    return {name: work for name, work in found.items() if work.calls or work.flops}
+
+
+def operands(name: str, shapes: Sequence[Sequence[int]]) -> tuple[int, int, int] | None:
+    """m, k, n of torch's product [m, k] @ [k, n]; None of other operations."""
+    place = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}.get(name)
+    if place is None:
+        return None
+    (m, k), (_, n) = shapes[place : place + 2]
+    return m, k, n
+
+
+def rates(batch: Batch, device: str) -> tuple[float, float]:
+    """Flops per second of the three vendor products on this batch, bytes per second of a copy."""
+    products = PEERS[LIMIT].build()
+    source = torch.randn(1 << (27 if device == "cuda" else 24), device=device)
+    target = torch.empty_like(source)
+
+    def median(work: Callable[[], object]) -> float:
+        return float(summary([seconds(work, device) for _ in range(8)][3:])["seconds"])  # type: ignore[arg-type]
+
+    return batch.flops() / median(lambda: products(batch)), 2 * source.nbytes / median(lambda: target.copy_(source))
+
+
+def print_table(found: dict[str, Work], best: tuple[float, float], rows: int) -> None:
+    total = sum(work.seconds for work in found.values())
+    print(
+        f"{'kernel or operation':<52}{'calls':>7}{'ms':>10}{'share':>7}{'Gflop':>10}{'of limit':>10}{'MB':>10}{'of copy':>9}"
+    )
+    for name, work in sorted(found.items(), key=lambda item: -item[1].seconds)[:rows]:
+        span = work.seconds or float("inf")
+        known = [f"{work.flops / STEPS / 1e9:.2f}", f"{work.flops / span / best[0]:.0%}"] if work.flops else ["-", "-"]
+        known += [f"{work.bytes / STEPS / 1e6:.1f}", f"{work.bytes / span / best[1]:.0%}"] if work.bytes else ["-", "-"]
+        print(f"{name[:50]:<52}{work.calls / STEPS:>7.0f}{1e3 * work.seconds / STEPS:>10.3f}{work.seconds / total:>7.0%}"
+              f"{known[0]:>10}{known[1]:>10}{known[2]:>10}{known[3]:>9}")  # fmt: skip
+    print(
+        f"total {1e3 * total / STEPS:.3f} ms a call; the limit here: {best[0]:.3g} flop/s, a copy: {best[1]:.3g} bytes/s"
+    )
+
+
+def ncu_command(args: argparse.Namespace) -> list[str]:
+    """Nsight Compute over one call; clocks stay as they are."""
+    chosen = [word for name in NCU_SECTIONS for word in ("--section", name)]
+    return ["ncu", "--clock-control", "none", *chosen, sys.executable, "-m",
+            "benchmarks.profile", args.case, "--bare", "--peer", args.peer, "--device", args.device, "--dtype", args.dtype,
+            "--shape", *map(str, args.shape)]  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("case", choices=cases(), metavar="CASE", help=f"of {', '.join(cases())}")
+    parser.add_argument("--peer", choices=PEERS, default="prolap_kernels")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("N", "M", "D"), default=(1024, 1024, 512))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--rows", type=int, default=20, help="lines of the table (20)")
+    parser.add_argument(
+        "--bare", action="store_true", help="one call after a warm-up and nothing else, for other profilers"
+    )
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here")
+    case, shape = cases()[args.case], (args.shape[0], args.shape[1], args.shape[2])
+    why = refusal(PEERS[args.peer], case, shape, args.device)
+    if why:
+        parser.error(f"--peer {args.peer}: {why}")
+    batch, loss = make_batch(case, shape, args.device, getattr(torch, args.dtype)), PEERS[args.peer].build()
+    if args.bare:
+        for _ in range(2):
+            batch.clear()
+            train(loss, batch)
+        return 0
+    print(f"{case.name}, {args.peer}, {args.dtype}, {' x '.join(map(str, shape))}, {stamp(args.device)['device']}")
+    print_table(gather(loss, batch, args.device), rates(batch, args.device), args.rows)
+    command = ncu_command(args)
+    if args.device == "cuda" and shutil.which("ncu"):
+        print(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout)
+    else:
+        print("hardware counters, where Nsight Compute is on PATH:\n  " + " ".join(command))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
