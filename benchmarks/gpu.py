@@ -3,12 +3,14 @@
     python -m benchmarks.run --gpu [--budget 540] [--only correctness sweep] [--json FILE]
     python -m benchmarks.run --gpu --dry-run        # the same script on the CPU: tiny sizes, no figure means anything
 
-Sections run in order of importance; one for which no time is left says so. The JSON file is whole after every step.
+Sections run in order of importance; one for which no time is left says so. The JSON file is whole after every step; with --only
+the sections that an earlier session measured of the same sources on the same device stay in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -63,7 +65,7 @@ class Session:
     """What the sections share: the plan, the clock, the record that is written after every step."""
 
     def __init__(self, plan: Plan, budget: float, path: Path | None) -> None:
-        self.plan, self.path = plan, path
+        self.plan, self.path, self.budget = plan, path, budget
         self.dry = plan is DRY
         self.deadline = time.monotonic() + budget
         self.record: dict[str, Any] = stamp(plan.device) | {"dry_run": self.dry, "budget": budget, "sections": {}}
@@ -75,6 +77,15 @@ class Session:
     def spent(self, needed: float = 10.0) -> bool:
         """Whether less than `needed` seconds are left."""
         return self.left() < (0 if self.dry else needed)
+
+    def resume(self, again: Sequence[str]) -> None:
+        """Keeps what an earlier session on this device measured of the same sources, the sections `again` apart."""
+        if self.path is None or not again or not self.path.is_file():
+            return
+        earlier = json.loads(self.path.read_text())
+        if all(earlier.get(key) == self.record[key] for key in ("device", "sources", "dry_run")):
+            kept = {name: rows for name, rows in earlier["sections"].items() if name not in again}
+            self.record["sections"] = {name: kept.get(name, []) for name in sections() if name in kept}
 
     def add(self, section: str, row: dict[str, Any]) -> None:
         """A row of a section, written at once."""
@@ -153,6 +164,7 @@ def main(argv: Sequence[str]) -> int:
         device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
         path = RESULTS / f"{device}.json"
     session = Session(DRY if args.dry_run else REAL, args.budget, path)
+    session.resume(args.only)
     run(session, args.only)
     if args.plot:
         from .plots import plot_rows

@@ -154,10 +154,10 @@ PEERS = {
 
 def refusal(peer: Peer, case: Case, shape: tuple[int, int, int], device: str) -> str | None:
     """Why this peer has no figure for this case; None if it should have one."""
-    if peer.package and importlib.util.find_spec(peer.package[0]) is None:
-        return f"not installed (pip install {peer.package[1]})"
     if peer.devices and device not in peer.devices:
         return f"runs on {', '.join(peer.devices)} only"
+    if peer.package and importlib.util.find_spec(peer.package[0]) is None:
+        return f"not installed (pip install {peer.package[1]})"
     if peer.cases and (case.score, case.objective) not in peer.cases:
         return "computes " + ", ".join("-".join(pair) for pair in peer.cases) + " only"
     if peer.pairs and case.pairs not in peer.pairs:

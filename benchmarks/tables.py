@@ -29,10 +29,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def origin(found: Row) -> str:
     """Device, threads, versions, commit (+: tracked files differed from it)."""
-    commit, versions = str(found["commit"])[:7], found["versions"]
+    versions, known = found["versions"], found["commit"] != "unknown"
+    code = (
+        f"commit {str(found['commit'])[:7]}{'+' if found['dirty'] else ''}" if known else f"sources {found['sources']}"
+    )
     where = f"{found['device']}, " + ("" if "gpu" in found else f"{found['threads']} threads, ")
     triton = f", triton {versions['triton']}" if "gpu" in found else ""
-    return f"{where}torch {versions['torch']}{triton}, commit {commit}{'+' if found['dirty'] else ''}"
+    return f"{where}torch {versions['torch']}{triton}, {code}"
 
 
 def _shape(row: Row) -> str:
@@ -60,8 +63,10 @@ def losses() -> str:
         return UNMEASURED
     rows = []
     for row in found["rows"]:
-        if "seconds" not in row:
-            rows.append([row["contender"], row.get("absent") or f"failed: {row['failed']}", "", "", ""])
+        if "absent" in row:
+            continue
+        if "failed" in row:
+            rows.append([row["contender"], f"failed: {row['failed']}", "", "", ""])
             continue
         memory = f"{row['peak_bytes'] / 1e6:,.0f}" if "peak_bytes" in row else "-"
         rows.append([row["contender"], _ms(row), memory, _ratio(row["times_ours"]), _ratio(row["times_limit"])])

@@ -213,7 +213,7 @@ def test_a_run_writes_time_memory_and_where_they_come_from(tmp_path: Path) -> No
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     content = json.loads(out.read_text())
     assert content.keys() >= stamp("cpu").keys()
-    assert content["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert content["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     rows = {row["contender"]: row for row in content["rows"] if row["shape"] == [160, 160, 160]}
     assert "absent" in rows["memeff"]
     assert "absent" in done.stdout
@@ -259,6 +259,19 @@ def test_the_gpu_session_runs_dry_and_whole(tmp_path: Path, capsys: pytest.Captu
     shown = tables._device(found | {"dry_run": False})
     assert "unmeasured" in shown
     assert "as shipped" in shown
+
+
+def test_a_later_session_keeps_what_the_earlier_one_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "gpu.json"
+    words = ["--gpu", "--dry-run", "--json", str(out), "--only"]
+    run.main([*words, "launches"])
+    run.main([*words, "sanitizer", "targets"])
+    found = json.loads(out.read_text())["sections"]
+    assert list(found) == ["launches", "sanitizer", "targets"]
+    assert any(row["value"] for row in found["targets"])
+    monkeypatch.setattr("benchmarks.environment._sources", lambda: "others")
+    run.main([*words, "sanitizer"])
+    assert list(json.loads(out.read_text())["sections"]) == ["sanitizer"]
 
 
 def test_a_spent_budget_skips_sections_by_name(tmp_path: Path) -> None:
