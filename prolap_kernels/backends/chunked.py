@@ -2,101 +2,171 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..gaussian import widen
-from ..objectives import OBJECTIVES, Block
-from ..pairs import counted_pairs, positive_pairs
+from ..objectives import OBJECTIVES, Side
+from . import compiled
+from .epilogue import Block, Form, Swept, example, measure, sweep
 from .problem import PairOptions, PairProblem, PairSums
 
 SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20}
-"""Bytes that a block's temporaries may take."""
-LIVE = 6
-"""Matrices of a block's size that live at once, with room for the comparison masks."""
+"""Bytes that everything of a block's size may take."""
+LIVE = 8
+"""Matrices of a block's size that live at once in an eager sweep; compiled ones need 2, the rest keeps products."""
+COMPILE_CELLS = 1 << 20
+"""Pairs from which a compiled sweep pays: docs/warmup.md has the figures."""
 
 
-def block_shape(n: int, m: int, itemsize: int, scratch: int) -> tuple[int, int]:
-    """Rows and columns of a block: near square, at most `scratch` bytes with all its temporaries."""
-    cells = max(scratch // (LIVE * itemsize), 1)
-    rows = min(n, max(int(cells**0.5), cells // max(m, 1)))
-    return max(rows, 1), max(min(m, cells // max(rows, 1)), 1)
+def block_shape(n: int, m: int, k: int, cells: int) -> tuple[int, int]:
+    """Rows and columns of a block, near square: `cells` hold its LIVE matrices and k numbers beside each row and column."""
+    area = max(cells // LIVE, 1)
+    rows = max(min(n, max(int(area**0.5), area // max(m, 1))), 1)
+    cols = max(min(m, area // rows), 1)
+    while LIVE * rows * cols + k * (rows + cols) > cells and max(rows, cols) > 1:
+        rows, cols = (rows, (cols + 1) // 2) if cols >= rows else ((rows + 1) // 2, cols)
+    return rows, cols
 
 
-def _scores(problem: PairProblem, rows: slice, cols: slice) -> Tensor:
-    score = widen(problem.phi_x[rows]) @ widen(problem.phi_y[cols]).T
-    if problem.alpha.numel():
-        score += problem.alpha[rows, None]
-    if problem.beta.numel():
-        score += problem.beta[None, cols]
-    return score
+class _Blocks:
+    """The blocks of a problem, in the same order every time, and the two passes over one of them."""
 
+    def __init__(self, problem: PairProblem, options: PairOptions) -> None:
+        n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
+        cells = SCRATCH.get(like.device.type, SCRATCH["cuda"]) // like.element_size()
+        widened = any(phi.dtype != like.dtype for phi in (problem.phi_x, problem.phi_y))
+        self.shape = block_shape(n, m, problem.phi_x.shape[1] if widened else 0, cells)
+        self.buffer = like.new_empty(self.shape[0] * self.shape[1])
+        self.kept: dict[tuple[int, int], Tensor] = {}
+        self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS
+        self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
+        if self.compiles:
+            # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
+            self.form = self.form._replace(ids=True, grads=True)
+            given = zip(problem[2:4] + problem[8:], (n, m, n), (0.0, 0.0, 1.0), strict=True)
+            alpha, beta, weight = (t if t.numel() else like.new_full((k,), fill) for t, k, fill in given)
+            problem = problem._replace(alpha=alpha, beta=beta, row_weight=weight)
+        self.problem = problem
 
-def _blocks(problem: PairProblem, negatives_only: bool, ids_given: bool) -> Iterator[tuple[Block, Tensor]]:
-    n, m = len(problem.phi_x), len(problem.phi_y)
-    scratch = SCRATCH.get(problem.phi_x.device.type, SCRATCH["cuda"])
-    height, width = block_shape(n, m, problem.scale.element_size(), scratch)
-    for i in range(0, n, height):
-        for j in range(0, m, width):
-            rows, cols = slice(i, min(i + height, n)), slice(j, min(j + width, m))
-            x_id, y_id = problem.x_id[rows], problem.y_id[cols]
-            positive = positive_pairs(x_id, y_id)
-            counted = counted_pairs(x_id, y_id) if ids_given else None
-            if negatives_only:
-                counted = ~positive if counted is None else counted & ~positive
-            score = _scores(problem, rows, cols)
-            yield Block(rows, cols, score * problem.scale + problem.bias, positive, counted), score
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        n, m = len(self.problem.phi_x), len(self.problem.phi_y)
+        for i in range(0, n, self.shape[0]):
+            for j in range(0, m, self.shape[1]):
+                yield slice(i, min(i + self.shape[0], n)), slice(j, min(j + self.shape[1], m))
+
+    def measure(self, rows: slice, cols: slice) -> tuple[Side, Side]:
+        out = self._run(measure, self._block(rows, cols, keep=True), ())
+        return tuple(out[: len(out) // 2]), tuple(out[len(out) // 2 :])
+
+    def sweep(self, rows: slice, cols: slice, sides: tuple[Side, Side]) -> Swept:
+        parts = tuple(t[part] for side, part in zip(sides, (rows, cols), strict=True) for t in side)
+        return Swept(*self._run(sweep, self._block(rows, cols, keep=False), parts))
+
+    def _block(self, rows: slice, cols: slice, keep: bool) -> Block:
+        p = self.problem
+        alpha, beta = p.alpha[rows] if p.alpha.numel() else None, p.beta[cols] if p.beta.numel() else None
+        weight = p.row_weight[rows] if p.row_weight.numel() else None
+        product = self._product(rows, cols, keep)
+        return Block(product, alpha, beta, weight, p.scale, p.bias, p.x_id[rows], p.y_id[cols])
+
+    def _product(self, rows: slice, cols: slice, keep: bool) -> Tensor:
+        """phi_x phi_y^T; the first pass keeps as many as memory allows for the second, which takes them away."""
+        at = rows.start, cols.start
+        if not keep and at in self.kept:
+            return self.kept.pop(at)
+        x, y = widen(self.problem.phi_x[rows]), widen(self.problem.phi_y[cols])
+        if keep and self.compiles and len(self.kept) < LIVE - 3:
+            return self.kept.setdefault(at, x @ y.T)
+        return torch.mm(x, y.T, out=self.buffer[: len(x) * len(y)].view(len(x), len(y)))
+
+    def _run(self, function: Callable[..., Any], block: Block, sides: Side) -> Any:
+        form, dtype = self.form, block.product.dtype
+        if self.compiles:
+            program = compiled.program(
+                (function, form, dtype),
+                lambda *t: list(function(form, Block(*t[:8]), t[8:])),
+                lambda h, w: example(form, dtype, function is sweep, h, w),
+            )
+            if program is not None:
+                return program(*(t for t in block if t is not None), *sides)
+        return function(form, block, sides)
 
 
 def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
     """One objective over all pairs, block by block."""
-    goal = OBJECTIVES[options.objective]
-    negatives_only, ids_given = options.negatives_only, options.ids_given
+    with _precision(problem, options.precision):
+        return _pair_sums(problem, options)
+
+
+def _pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
     n, m = len(problem.phi_x), len(problem.phi_y)
-    need = need_x, need_y, need_sums = options.need_x, options.need_y, options.need_sums
 
     def zeros(wanted: bool, *shape: int) -> Tensor:
         return problem.scale.new_zeros(shape if wanted else 0)
 
-    loss, statistics = goal.prepare(lambda: (block for block, _ in _blocks(problem, negatives_only, ids_given)), n, m)
     sums = PairSums(
-        zeros(True, n) if loss is None else loss.to(problem.scale),
-        zeros(need_x, *problem.phi_x.shape),
-        zeros(need_y, *problem.phi_y.shape),
-        zeros(need_sums, n),
-        zeros(need_sums, m),
-        zeros(need_sums, n),
+        zeros(True, n),
+        zeros(options.need_x, *problem.phi_x.shape),
+        zeros(options.need_y, *problem.phi_y.shape),
+        zeros(options.need_sums, n),
+        zeros(options.need_sums, m),
+        zeros(options.need_sums, n),
         zeros(options.stats, 4, n),
     )
-    if loss is not None and not any(need):
-        return sums
-    for block, score in _blocks(problem, negatives_only, ids_given):
-        _add(sums, problem, block, score, *goal.tile(block, statistics), need)
+    blocks = _Blocks(problem, options)
+    normaliser = OBJECTIVES[options.objective].normaliser
+    sides: tuple[Side, Side] = (), ()
+    if normaliser is not None:
+        totals = [normaliser.empty(k, problem.scale) for k in (n, m)]
+        for rows, cols in blocks:
+            for total, part, share in zip(totals, (rows, cols), blocks.measure(rows, cols), strict=True):
+                merged = normaliser.merge(tuple(t[part] for t in total), share)
+                for t, value in zip(total, merged, strict=True):
+                    t[part] = value
+        loss, *finished = normaliser.finish(*totals)
+        sides = finished[0], finished[1]
+        sums = sums._replace(loss=loss)
+        if not (options.grads or options.stats):
+            return sums
+    for rows, cols in blocks:
+        _add(sums, problem, (rows, cols), blocks.sweep(rows, cols, sides))
     return sums
 
 
-def _add(
-    sums: PairSums,
-    problem: PairProblem,
-    block: Block,
-    score: Tensor,
-    loss: Tensor | None,
-    grad: Tensor,
-    need: tuple[bool, ...],
-) -> None:
-    rows, cols = block.rows, block.cols
-    if loss is not None:
-        sums.loss[rows] += loss
-    if problem.row_weight.numel():
-        grad *= problem.row_weight[rows, None]
-    if need[0]:
-        sums.dphi_x[rows].addmm_(grad, widen(problem.phi_y[cols]))
-    if need[1]:
-        sums.dphi_y[cols].addmm_(grad.T, widen(problem.phi_x[rows]))
-    if need[2]:
-        sums.row[rows] += grad.sum(1)
-        sums.col[cols] += grad.sum(0)
-        if block.counted is not None:  # an infinite score of a pair that does not count must not turn 0 into NaN
-            score.masked_fill_(~block.counted, 0)
-        sums.dot[rows] += grad.mul_(score).sum(1)
+def _add(sums: PairSums, problem: PairProblem, part: tuple[slice, slice], swept: Swept) -> None:
+    rows, cols = part
+    if swept.loss.numel():
+        sums.loss[rows] += swept.loss
+    if sums.stats.numel():
+        sums.stats[:, rows] += swept.stats
+    if sums.dphi_x.numel():
+        sums.dphi_x[rows].addmm_(swept.grad, widen(problem.phi_y[cols]))
+    if sums.dphi_y.numel():
+        sums.dphi_y[cols].addmm_(swept.grad.T, widen(problem.phi_x[rows]))
+    if sums.row.numel():
+        sums.row[rows] += swept.row
+        sums.col[cols] += swept.grad.sum(0)
+        sums.dot[rows] += swept.dot
+
+
+@contextmanager
+def _precision(problem: PairProblem, precision: str) -> Iterator[None]:
+    """On a GPU float32 products are what the caller asked for, whatever torch is set to; on a CPU they are exact."""
+    if problem.phi_x.device.type != "cuda" or problem.scale.dtype != torch.float32:
+        yield
+        return
+    settings = torch.backends.cuda.matmul
+    name, value = (
+        ("fp32_precision", precision) if hasattr(settings, "fp32_precision") else ("allow_tf32", precision == "tf32")
+    )
+    before = getattr(settings, name)
+    try:
+        setattr(settings, name, value)
+        yield
+    finally:
+        setattr(settings, name, before)

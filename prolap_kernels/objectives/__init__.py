@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Block, Objective, Walk
+from .base import Normaliser, Objective, Side
 from .sigmoid import SIGMOID
 from .softmax import SOFTMAX
 
 OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (SIGMOID, SOFTMAX)}
 
-__all__ = ["OBJECTIVES", "Block", "Objective", "Walk"]
+__all__ = ["OBJECTIVES", "Normaliser", "Objective", "Side"]

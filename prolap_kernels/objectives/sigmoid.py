@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Block, Objective, Walk
+from .base import Objective, Side
 
 
 def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
@@ -22,22 +20,18 @@ def slope(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     return torch.where(positive, -(-logit).sigmoid(), logit.sigmoid())
 
 
-def prepare(walk: Walk, n: int, m: int) -> tuple[None, None]:
-    """Nothing: the sigmoid has no normaliser."""
-    return None, None
+def pair(logit: Tensor, positive: Tensor, row: Side, col: Side) -> tuple[Tensor, Tensor]:
+    """softplus(z) and +-sigmoid(z), z = logit of negatives and -logit of positives, both from one e = exp(-|z|) <= 1: small terms
+    keep their digits, and nothing is added and later subtracted."""
+    z = torch.where(positive, -logit, logit)
+    e = z.abs().neg_().exp_()
+    size = torch.where(z < 0, e, 1.0).div_(1 + e)
+    loss = e.log1p_().add_(z.clamp_(min=0))
+    return loss, torch.where(positive, -size, size)
 
 
-def tile(block: Block, statistics: Any) -> tuple[Tensor, Tensor]:
-    """softplus(z) and +-sigmoid(z) with z = logit for negatives, -logit for positives: nothing is added and later subtracted."""
-    z = torch.where(block.positive, -block.logit, block.logit)
-    loss = F.softplus(z)
-    grad = z.sigmoid_()
-    torch.where(block.positive, -grad, grad, out=grad)
-    if block.counted is not None:
-        left_out = ~block.counted
-        loss.masked_fill_(left_out, 0)
-        grad.masked_fill_(left_out, 0)
-    return loss.sum(1), grad
+def pair_slope(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tensor:
+    return pair(logit, positive, row, col)[1]
 
 
-SIGMOID = Objective("sigmoid", dense, slope, prepare, tile)
+SIGMOID = Objective("sigmoid", dense, slope, pair, pair_slope)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from .base import Block, Objective, Walk
+from .base import Normaliser, Objective, Side
 
 
 def _direction(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
@@ -34,54 +32,46 @@ def slope(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     return torch.where(count > 0, torch.where(hits, count * p - 1, p), torch.ones_like(p))
 
 
-class Side(NamedTuple):
-    """Statistics of the rows (or columns): log-sum-exp, mean positive logit, weight in the loss, weight of a positive."""
-
-    normaliser: Tensor
-    weight: Tensor
-    hit_weight: Tensor
+def empty(k: int, like: Tensor) -> Side:
+    """Log-sum-exp, sum of positive logits and number of positives of k rows, so far."""
+    return like.new_full((k,), float("-inf")), like.new_zeros(k), like.new_zeros(k)
 
 
-def _finish(normaliser: Tensor, matched: Tensor, count: Tensor) -> tuple[Tensor, Side]:
+def measure(logit: Tensor, positive: Tensor, counted: Tensor | None, dim: int) -> Side:
+    hits = positive if counted is None else positive & counted
+    masked = logit if counted is None else torch.where(counted, logit, float("-inf"))
+    return masked.logsumexp(dim), torch.where(hits, logit, 0.0).sum(dim), hits.to(logit.dtype).sum(dim)
+
+
+def merge(a: Side, b: Side) -> Side:
+    return torch.logaddexp(a[0], b[0]), a[1] + b[1], a[2] + b[2]
+
+
+def _weigh(normaliser: Tensor, matched: Tensor, count: Tensor) -> tuple[Tensor, Side]:
     alive = count > 0
     weight = alive.to(normaliser) * 0.5 / alive.sum().clamp(min=1)
     per_hit = weight / count.clamp(min=1)
     loss = torch.where(alive, weight * normaliser - per_hit * matched, torch.zeros_like(matched)).sum()
     # +inf makes every probability of a row without positives an exact zero
-    return loss, Side(normaliser.masked_fill(~alive, float("inf")), weight, per_hit)
+    return loss, (normaliser.masked_fill(~alive, float("inf")), weight, per_hit, count)
 
 
-def prepare(walk: Walk, n: int, m: int) -> tuple[Tensor, tuple[Side, Side] | None]:
-    """Row and column log-sum-exp in one pass over the blocks."""
-    sums: list[list[Tensor]] = []
-    for block in walk():
-        logit, hits = block.logit, block.positive
-        if block.counted is not None:
-            hits = hits & block.counted
-            logit = logit.masked_fill(~block.counted, float("-inf"))
-        if not sums:
-            sums = [[logit.new_full((k,), float("-inf")), logit.new_zeros(k), logit.new_zeros(k)] for k in (n, m)]
-        matched = torch.where(hits, logit, logit.new_zeros(()))
-        for (normaliser, total, count), part, dim in zip(sums, (block.rows, block.cols), (1, 0), strict=True):
-            normaliser[part] = torch.logaddexp(normaliser[part], logit.logsumexp(dim))
-            total[part] += matched.sum(dim)
-            count[part] += hits.sum(dim)
-    if not sums:
-        return torch.zeros(1), None  # no pair at all
-    (row_loss, rows), (col_loss, cols) = (_finish(*side) for side in sums)
-    return (row_loss + col_loss).reshape(1), (rows, cols)
+def finish(rows: Side, cols: Side) -> tuple[Tensor, Side, Side]:
+    """The loss; for rows and columns: log-sum-exp, weight in the loss, weight of a positive, number of positives."""
+    (row_loss, row), (col_loss, col) = _weigh(*rows), _weigh(*cols)
+    return (row_loss + col_loss).reshape(1), row, col
 
 
-def tile(block: Block, statistics: tuple[Side, Side]) -> tuple[None, Tensor]:
+def pair(logit: Tensor, positive: Tensor, row: Side, col: Side) -> tuple[None, Tensor]:
     """dL/dlogit = w_i (p_ij - y_ij/|P_i|) + w_j (q_ij - y_ij/|P_j|), p and q the row and column probabilities."""
-    rows, cols = statistics
-    r, c = Side(*(s[block.rows, None] for s in rows)), Side(*(s[None, block.cols] for s in cols))
-    grad = (block.logit - r.normaliser).exp_().mul_(r.weight)
-    grad += (block.logit - c.normaliser).exp_().mul_(c.weight)
-    grad -= torch.where(block.positive, r.hit_weight + c.hit_weight, grad.new_zeros(()))
-    if block.counted is not None:
-        grad.masked_fill_(~block.counted, 0)
-    return None, grad
+    grad = (logit - row[0]).exp_().mul_(row[1])
+    grad += (logit - col[0]).exp_().mul_(col[1])
+    return None, torch.where(positive, grad - (row[2] + col[2]), grad)
 
 
-SOFTMAX = Objective("softmax", dense, slope, prepare, tile, averages=True)
+def pair_slope(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tensor:
+    p = (logit - row[0]).exp_()
+    return torch.where(row[3] > 0, torch.where(positive, row[3] * p - 1, p), 1.0)
+
+
+SOFTMAX = Objective("softmax", dense, slope, pair, pair_slope, Normaliser(empty, measure, merge, finish), averages=True)

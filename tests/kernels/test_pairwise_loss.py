@@ -282,11 +282,3 @@ def test_the_same_inputs_give_the_same_bits() -> None:
     inputs = pair_inputs(50, 40, 30, torch.float32)
     first, second = (value_and_grads(pair_loss("csd", "sigmoid"), inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_a_block_and_its_temporaries_stay_within_the_scratch() -> None:
-    for n, m in [(1, 10**6), (10**6, 1), (65536, 65536), (100, 10**5), (3, 3)]:
-        height, width = chunked.block_shape(n, m, 4, 64 << 20)
-        assert 1 <= height <= n
-        assert 1 <= width <= m
-        assert height * width * 4 * chunked.LIVE <= 64 << 20

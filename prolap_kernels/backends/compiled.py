@@ -1,0 +1,84 @@
+"""Pure functions on blocks, compiled by Inductor into one C++ loop; eager where that does not work.
+
+A program is traced once with symbolic sizes, on example tensors whose sizes are large primes, and called without guards: no
+batch size and no ragged edge compiles again, and what a program does never depends on who called it first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+OFF = "PROLAP_COMPILE"
+"""Environment variable; "0" keeps everything eager."""
+OPTIONS = {
+    # one loop: nothing is stored between the operations of a sweep, however many read it
+    "realize_opcount_threshold": 1 << 20,
+    "realize_reads_threshold": 1 << 20,
+    "realize_acc_reads_threshold": 1 << 20,
+    # the number of threads is read at the call: set_num_threads and forked workers stay in force
+    "cpp.dynamic_threads": True,
+    "compile_threads": 1,
+    # its key cannot be made for a graph that did not come from Dynamo; the shared library is cached all the same
+    "fx_graph_cache": False,
+}
+TRACED, CHECKED = (131, 3989), (19, 37)
+"""Sizes of the blocks that a program is traced on, primes so that nothing divides them, and checked on besides."""
+Program = Callable[..., Sequence[Tensor]]
+log = logging.getLogger("prolap_kernels")
+_programs: dict[Hashable, Program | None] = {}
+_lock = threading.RLock()
+
+
+def program(key: Hashable, function: Program, example: Callable[[int, int], list[Tensor]]) -> Program | None:
+    """`function`, from tensors to a sequence of tensors, compiled once per key; None where it has to run eagerly.
+
+    example(h, w): its arguments for a block of this size.
+    """
+    if os.environ.get(OFF, "1") == "0":
+        return None
+    with _lock:
+        if key not in _programs:
+            _programs[key] = None if None in _programs.values() else _build(function, example)
+        return _programs[key]
+
+
+def _build(function: Program, example: Callable[[int, int], list[Tensor]]) -> Program | None:
+    try:
+        with _undisturbed():
+            from torch import _inductor
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            graph = make_fx(function, tracing_mode="symbolic")(*example(*TRACED))
+            symbolic = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+            made: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
+            for shape in (TRACED, CHECKED):
+                _check(made, function, example(*shape))
+            return made
+    except Exception as error:  # whatever a compiler can do wrong, the loss is still there
+        reason = str(error).strip().splitlines()[:1] or [""]
+        log.warning("the pair engine runs eagerly on the CPU, slower: %s: %s", type(error).__name__, reason[0])
+        return None
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Compilation sees neither the caller's modes nor its filters of warnings."""
+    with warnings.catch_warnings(), _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check(made: Program, function: Program, tensors: list[Tensor]) -> None:
+    """A compiler's error must not become a wrong loss."""
+    for mine, want in zip(made(*tensors), function(*tensors), strict=True):
+        size = float(want.abs().max()) if want.numel() else 0.0
+        torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-4 * size)
