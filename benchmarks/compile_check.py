@@ -15,24 +15,27 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 from .machine_code import CHIPS, Facts, violations
 
 
-def compile_chip(name: str, forms: dict[str, tuple[int, ...]], only: Sequence[str] = ()) -> list[Facts]:
+def compile_chip(
+    name: str, forms: dict[str, tuple[int, ...]], only: Sequence[str] = (), main: bool = False
+) -> list[Facts]:
     """Compiles every case for one chip. `forms` replaces tiles by table name, to try a configuration."""
     from .launches import compile_launches
 
-    return compile_launches(CHIPS[name], forms, only)
+    return compile_launches(CHIPS[name], forms, only, main)
 
 
 def check(
-    chips: Sequence[str], jobs: int, forms: dict[str, tuple[int, ...]], only: Sequence[str] = ()
+    chips: Sequence[str], jobs: int, forms: dict[str, tuple[int, ...]], only: Sequence[str] = (), main: bool = False
 ) -> tuple[list[Facts], list[str]]:
     """Facts of every kernel on every chip, and what is wrong with them."""
-    work = partial(compile_chip, forms=forms, only=only)
+    work = partial(compile_chip, forms=forms, only=only, main=main)
     if jobs > 1 and len(chips) > 1:
         # spawned: a fork would inherit torch's thread pool
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -59,7 +62,21 @@ def _form(text: str) -> tuple[str, tuple[int, ...]]:
 
 def table(facts: Sequence[Facts]) -> str:
     """One line per kernel, configuration and chip."""
-    head = ("kernel", "configuration", "chip", "regs", "shared", "stack", "spills", "matrix", "special", "instr", "s")
+    head = (
+        "kernel",
+        "configuration",
+        "chip",
+        "regs",
+        "shared",
+        "stack",
+        "spills",
+        "matrix",
+        "special",
+        "instr",
+        "instr/pair",
+        "special/pair",
+        "s",
+    )
     lines = [head, *(f.cells() for f in facts)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
@@ -76,18 +93,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--form", nargs="+", type=_form, default=[], metavar="TABLE=N,N,...", help=f"try another form, as {example}"
     )
+    parser.add_argument("--main", action="store_true", help="bfloat16 in the forms that training asks for, alone")
     options = parser.parse_args(argv)
     if os.environ.pop("TRITON_INTERPRET", "0") not in ("", "0"):
         print("TRITON_INTERPRET is ignored: interpreted kernels do not compile", file=sys.stderr)
     start = time.perf_counter()
-    facts, wrong = check(options.chips, options.jobs, dict(options.form), options.only)
+    facts, wrong = check(options.chips, options.jobs, dict(options.form), options.only, options.main)
     seconds = time.perf_counter() - start
     print(table(facts))
     print(f"{len(facts)} kernels compiled in {seconds:.0f} s, {len(wrong)} violations")
     for line in wrong:
         print(f"violation: {line}")
     if options.json:
-        record = {"kernels": [f._asdict() for f in facts], "violations": wrong, "seconds": seconds}
+        versions = {name: version(name) for name in ("torch", "triton")}
+        record = {
+            "versions": versions,
+            "kernels": [f._asdict() for f in facts],
+            "violations": wrong,
+            "seconds": seconds,
+        }
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if wrong else 0
 

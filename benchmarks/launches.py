@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -17,6 +17,8 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from prolap_kernels.backends import fused, kernels, tiles
+from prolap_kernels.backends.fused_rows import CHAIN_MODES
+from prolap_kernels.backends.problem import PairOptions, PairProblem
 
 from .machine_code import Chip, Facts, read
 
@@ -44,17 +46,60 @@ def shipped_kernels() -> set[str]:
     return {k.__name__ for k in found if "tl.program_id" in k.src}
 
 
-def run_launchers(dtypes: tuple[torch.dtype, ...]) -> None:
-    """Calls every launcher in every form that it compiles differently."""
+class Form(NamedTuple):
+    """A form of the pair engine that compiles to its own code."""
+
+    ids: bool = False
+    negatives_only: bool = False
+    weighted: bool = False
+    stats: bool = False
+    store: bool = True
+    sums: bool = True
+    offsets: bool = True
+    precision: str = "ieee"
+
+
+MAIN = (Form(), Form(ids=True))
+"""What training asks for."""
+OTHER = (
+    Form(store=False, sums=False),
+    Form(ids=True, negatives_only=True),
+    Form(negatives_only=True),
+    Form(ids=True, weighted=True),
+    Form(stats=True, ids=True),
+    Form(stats=True),
+    Form(sums=False),
+    Form(store=False),
+    Form(ids=True, store=False, sums=False),
+    Form(offsets=False),
+    Form(weighted=True, stats=True, ids=True, negatives_only=True),
+)
+
+
+def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:
+    """One launch of the pair engine."""
     n, m, width = 64, 48, 64
-    ids, scalar, none = torch.arange(n), torch.tensor(1.0), torch.zeros(0)
-    for dtype, grad in product(dtypes, (True, False)):
-        x, y = torch.zeros(n, width, dtype=dtype), torch.zeros(m, width, dtype=dtype)
-        fused.sigmoid_lift(x, y, none, none, scalar, scalar, ids, ids[:m], none, False, grad, grad, grad)
-    levels = [torch.zeros(n, width) for _ in range(3)]
-    for reduce, kind in fused.CHAIN_MODES:
-        fused.inclusion_chain(levels, levels, torch.ones(2, n), 1.0, 0.5, 1.0, reduce, kind, True)
+    ids, one, none = torch.arange(n), torch.tensor(1.0), torch.zeros(0)
+    x, y = torch.zeros(n, width, dtype=dtype), torch.zeros(m, width, dtype=dtype)
+    offsets = (torch.zeros(n), torch.zeros(m)) if form.offsets else (none, none)
+    problem = PairProblem(x, y, *offsets, one, one, ids, ids[:m], torch.ones(n) if form.weighted else none)
+    flags = form.negatives_only, form.ids, form.precision, form.stats
+    fused.pair_sums(problem, PairOptions(objective, *flags, form.store, form.store, form.sums))
+
+
+def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> None:
+    """Calls every launcher in every form that it compiles differently."""
+    for dtype, form in product(dtypes, forms):
+        precisions = ("ieee", "tf32") if dtype == torch.float32 and form in MAIN else ("ieee",)
+        for precision in precisions:
+            run_pairs(form._replace(precision=precision), "sigmoid", dtype)
+    for dtype, form in product(dtypes, (Form(), Form(store=False, sums=False))):
+        run_pairs(form, "softmax", dtype)
+    levels = [torch.zeros(64, 64) for _ in range(3)]
+    for reduce, kind in CHAIN_MODES:
+        fused.inclusion_chain(levels, levels, torch.ones(2, 64), 1.0, 0.5, 1.0, reduce, kind, True)
     fused.vib(levels[0], levels[1], False, True)
+    fused.half_trace(levels[0], True)
 
 
 def _replaced(table: Any, form: tuple[int, ...]) -> Any:
@@ -64,8 +109,11 @@ def _replaced(table: Any, form: tuple[int, ...]) -> Any:
     return type(table)(*form)
 
 
-def compile_launches(chip: Chip, forms: dict[str, tuple[int, ...]], only: Collection[str] = ()) -> list[Facts]:
-    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`."""
+def compile_launches(
+    chip: Chip, forms: dict[str, tuple[int, ...]], only: Collection[str] = (), main: bool = False
+) -> list[Facts]:
+    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`; main: in bfloat16 and the
+    MAIN forms alone."""
     facts: dict[tuple[str, str], Facts] = {}
 
     def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], form: Any) -> None:
@@ -75,19 +123,23 @@ def compile_launches(chip: Chip, forms: dict[str, tuple[int, ...]], only: Collec
         start = time.perf_counter()
         options = tiles.launch_options(form)
         compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
-        needs_matrix = "tl.dot" in kernel.src + "".join(_called(kernel)) and args[0].dtype.itemsize == 2
+        matrix = "tl.dot" in kernel.src + "".join(_called(kernel))
+        needs_matrix = matrix and _dtype(args).itemsize == 2
         seconds = time.perf_counter() - start
         facts[kernel.__name__, configuration] = read(
-            compiled, chip, kernel.__name__, configuration, needs_matrix, seconds
+            compiled, chip, kernel.__name__, configuration, needs_matrix, seconds, _pairs(kernel, constants, form, chip)
         )
 
-    dtypes = tuple(dtype for kind, dtype in tiles.LIFT if kind == chip.kind)
+    dtypes = tuple(dtype for kind, dtype in tiles.ACCUMULATE if kind == chip.kind)
     driver.set_active(AbsentDriver(chip))
     changes = {name: _replaced(getattr(tiles, name), form) for name, form in forms.items()}
+    answers = {
+        **changes, "launch": compile_only, "chip_of": lambda _: chip.kind, "has_copy_engine": lambda _: copy_engine(chip)
+    }  # fmt: skip
     with ExitStack() as stack:
-        for name, value in {**changes, "launch": compile_only, "chip_of": lambda _: chip.kind}.items():
+        for name, value in answers.items():
             stack.enter_context(mock.patch.object(tiles, name, value))
-        run_launchers(dtypes)
+        run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
     return list(facts.values())
 
 
@@ -97,7 +149,30 @@ def _called(kernel: JITFunction) -> Iterator[str]:
             yield value.src
 
 
+def copy_engine(chip: Chip) -> bool:
+    """`tiles.has_copy_engine` of a chip that is not here."""
+    return chip.backend == "cuda" and int(chip.arch) >= 90
+
+
+def _dtype(args: Any) -> torch.dtype:
+    first = args[0]
+    dtype: torch.dtype = (first if isinstance(first, torch.Tensor) else first.base).dtype
+    return dtype
+
+
+def _pairs(kernel: Any, constants: dict[str, Any], form: Any, chip: Chip) -> float:
+    """Pairs that a thread of a pair kernel works on, 0 for other kernels."""
+    if not kernel.__name__.endswith("_tile"):
+        return 0.0
+    return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (form.warps * chip.warp))
+
+
+SHOWN = ("IDS", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "OFFSETS", "TRANSPOSED", "MODE")
+
+
 def _configuration(args: Any, constants: dict[str, Any], form: Any) -> str:
-    kind = str(args[0].dtype).removeprefix("torch.")
-    flags = [f"{k}={v:d}" for k, v in constants.items() if k in ("GRAD", "TRANSPOSED", "MODE")]
-    return " ".join([kind, "x".join(map(str, form)), *flags])
+    """dtype, tile, and the flags that are set; one line tells what was compiled."""
+    kind = str(_dtype(args)).removeprefix("torch.")
+    flags = [f"{k}={v:d}" for k, v in constants.items() if k in SHOWN and (v or k == "MODE")]
+    tf32 = ["tf32"] if constants.get("PRECISION") == "tf32" else []
+    return " ".join([kind, "x".join(str(int(n)) for n in form), *flags, *tf32])

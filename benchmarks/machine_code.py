@@ -36,7 +36,11 @@ CHIPS = {
 
 
 class Facts(NamedTuple):
-    """Counts are of instructions in the machine code; shared and stack are bytes."""
+    """Counts are of instructions in the machine code; shared and stack are bytes.
+
+    pairs: pairs of a tile per thread, 0 where a kernel has none. Instructions and special functions per pair are all of the
+    kernel's, main loop and prologue counted once and both of its epilogues, divided by that: a tile runs one of the two.
+    """
 
     kernel: str
     configuration: str
@@ -50,11 +54,13 @@ class Facts(NamedTuple):
     special: int
     instructions: int
     seconds: float
+    pairs: float = 0.0
 
     def cells(self) -> tuple[str, ...]:
         """The columns of the printed table."""
         numbers = (self.registers, self.shared, self.stack, self.spills, self.matrix, self.special, self.instructions)
-        return (self.kernel, self.configuration, self.chip, *map(str, numbers), f"{self.seconds:.1f}")
+        per_pair = (f"{n / self.pairs:.1f}" if self.pairs else "" for n in (self.instructions, self.special))
+        return (self.kernel, self.configuration, self.chip, *map(str, numbers), *per_pair, f"{self.seconds:.1f}")
 
 
 def violations(facts: Facts) -> list[str]:
@@ -70,10 +76,12 @@ def violations(facts: Facts) -> list[str]:
     return [f"{facts.kernel} [{facts.configuration}] on {facts.chip}: {what}" for what, bad in found.items() if bad]
 
 
-def read(compiled: Any, chip: Chip, kernel: str, configuration: str, needs_matrix: bool, seconds: float) -> Facts:
+def read(
+    compiled: Any, chip: Chip, kernel: str, configuration: str, needs_matrix: bool, seconds: float, pairs: float = 0.0
+) -> Facts:
     """Facts of one `triton` CompiledKernel."""
     counts = _amd(compiled, chip) if chip.backend == "hip" else _nvidia(compiled, chip)
-    return Facts(kernel, configuration, chip.name, needs_matrix, **counts, seconds=round(seconds, 2))
+    return Facts(kernel, configuration, chip.name, needs_matrix, **counts, seconds=round(seconds, 2), pairs=pairs)
 
 
 def _nvidia(compiled: Any, chip: Chip) -> dict[str, int]:

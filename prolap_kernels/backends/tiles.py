@@ -6,6 +6,7 @@ No autotuning: a choice by timing would make results depend on the run. `benchma
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,24 @@ from triton.runtime.jit import JITFunction
 
 
 class Tile(NamedTuple):
-    """Block of a matrix kernel (rows, columns, depth), warps and pipeline stages."""
+    """Block of a matrix kernel (rows, columns, depth), warps and pipeline stages; parts of the columns that an epilogue takes
+    one at a time; warps side by side along a row, so that sums start within a thread; whether tensor descriptors load and store
+    it; most registers of a thread, 0 for the compiler's choice."""
 
     m: int
     n: int
     k: int
     warps: int
     stages: int
+    parts: int = 1
+    across: int = 1
+    tma: bool = False
+    registers: int = 0
+
+    @property
+    def groups(self) -> int:
+        """Partial sums that a tile has for each column: a warp's rows each, 16 apart."""
+        return min(self.warps // self.across, self.m // 16)
 
 
 class Strip(NamedTuple):
@@ -40,12 +52,27 @@ CHAIN_LINKS = 16
 _HALVES = (torch.float16, torch.bfloat16)
 
 LIFT = {
-    **{("large", half): Tile(128, 64, 64, 8, 3) for half in _HALVES},
-    **{("small", half): Tile(128, 64, 64, 8, 3) for half in _HALVES},
-    **{("amd", half): Tile(128, 64, 64, 8, 2) for half in _HALVES},
-    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2) for chip in ("large", "small", "amd")},
+    **{("hopper", half): Tile(128, 128, 64, 8, 3, 8, 1, True, 128) for half in _HALVES},
+    **{("large", half): Tile(128, 128, 64, 8, 3, 4, 4) for half in _HALVES},
+    **{("small", half): Tile(128, 128, 32, 8, 3, 4, 4) for half in _HALVES},
+    **{("amd", half): Tile(128, 64, 64, 8, 2, 2, 4) for half in _HALVES},
+    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2, 2, 4) for chip in ("hopper", "large", "small", "amd")},
 }
-"""Tiles of `kernels.lift`. The depth of an ACCUMULATE tile divides both sides of the LIFT tile: G is zero that far."""
+"""Tiles of `kernels.lift`, by `lift_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
+
+hopper: two blocks of 128 registers share a processor, so that one's epilogue runs beside the other's product."""
+CANDIDATES = {
+    ("hopper", torch.bfloat16): (
+        Tile(128, 256, 64, 8, 3, 8, 1, True),
+        Tile(256, 128, 64, 8, 3, 8, 1, True),
+        Tile(128, 128, 64, 4, 3, 8, 1, True),
+        Tile(128, 128, 64, 8, 3, 4, 1, True),
+        Tile(128, 128, 64, 8, 3, 4, 4),
+    ),
+    ("large", torch.bfloat16): (Tile(128, 128, 32, 8, 4, 4, 4), Tile(128, 64, 64, 8, 3, 2, 4)),
+}
+"""Rows of LIFT that lost by prediction, for `benchmarks.run --gpu` to measure. The first three move half the operands, or overlap
+as the default does, but spill 13 to 17 registers where a tile has positives."""
 ACCUMULATE = {
     **{("large", half): Tile(128, 128, 64, 8, 3) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3) for half in _HALVES},
@@ -56,6 +83,14 @@ G_SIDE = 128
 """Both sides of G's scratch are multiples of this, and every tile's rows and columns divide it."""
 CHAIN = Strip(2, 128, 4)
 VIB = Strip(4, 256, 4)
+TRACE = Strip(4, 256, 4)
+OFFSETS = Strip(64, 1, 2)
+FINISH = Strip(32, 64, 4)
+"""Entries per program, and partial sums per step, of `kernels.lift_finish`."""
+VENDOR = True
+"""Whether gradient products go to the vendor's library where it takes them, `vendor_products`."""
+VENDOR_SINCE = (2, 11)
+"""First torch that is known to add a float32 product of 16-bit factors to a float32 matrix; 2.8 to 2.10 may refuse it."""
 
 
 def chip_of(device: torch.device) -> str:
@@ -71,23 +106,57 @@ def _nvidia(index: int) -> str:
     return "large" if shared >= 160 << 10 else "small"
 
 
+def lift_kind(device: torch.device) -> str:
+    """The rows of LIFT: `chip_of`, or "hopper" where a copy engine and matrix units for large tiles come together."""
+    kind = chip_of(device)
+    return "hopper" if kind == "large" and has_copy_engine(device) else kind
+
+
+@functools.cache
+def has_copy_engine(device: torch.device) -> bool:
+    """Whether the chip loads and stores by tensor descriptors, and the installed Triton takes those from the host."""
+    if importlib.util.find_spec("triton.tools.tensor_descriptor") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def descriptor(t: Tensor, block: tuple[int, int]) -> Any:
+    """t [R, C] for loads and stores of `block`."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(t, list(block))
+
+
+def vendor_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Known from versions and device alone, never from time: results do not depend on the run."""
+    if not VENDOR or device.type != "cuda" or torch.version.hip:
+        return False
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return dtype == torch.float32 or release >= VENDOR_SINCE
+
+
 def interpreted(kernel: Any) -> bool:
     """Whether TRITON_INTERPRET was set when the kernel was defined."""
     return not isinstance(kernel, JITFunction)
 
 
+def nvidia(kernel: Any, device: torch.device) -> bool:
+    """Whether the kernel may hold NVIDIA's own instructions."""
+    return not interpreted(kernel) and chip_of(device) != "amd"
+
+
 def launch_options(form: Tile | Strip) -> dict[str, int | bool]:
     """Compiler options; fused multiply-add is named because its default changes between Triton releases."""
     stages = form.stages if isinstance(form, Tile) else 1
-    return {"num_warps": form.warps, "num_stages": stages, "enable_fp_fusion": True}
+    options = {"num_warps": form.warps, "num_stages": stages, "enable_fp_fusion": True}
+    return {**options, "maxnreg": form.registers} if isinstance(form, Tile) and form.registers else options
 
 
 def launch(
     kernel: Any, programs: int, args: Sequence[object], constants: Mapping[str, object], form: Tile | Strip
 ) -> None:
     """Runs `programs` programs of `kernel` on the device of its first argument."""
-    first = args[0]
-    assert isinstance(first, Tensor)
+    first = next(arg for arg in args if isinstance(arg, Tensor))
     if not first.is_cuda and not interpreted(kernel):
         raise ValueError(f"backend 'triton' needs tensors on a GPU, got {first.device}; use backend='chunked'")
     with torch.cuda.device_of(first):

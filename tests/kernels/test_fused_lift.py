@@ -10,7 +10,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from prolap_kernels.backends import fused, tiles
+from prolap_kernels.backends import blocks, fused, tiles
+from prolap_kernels.backends.problem import PairOptions
 from prolap_kernels.backends.problem import PairProblem as Case
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,8 +82,15 @@ def offsets_present(case: Case) -> bool:
     return case.alpha.numel() > 0
 
 
+def ask(
+    negatives_only: bool = False, need: tuple[bool, bool, bool] = (True, True, True), *, ids: bool = True,
+    stats: bool = False, precision: str = "ieee",
+) -> PairOptions:  # fmt: skip
+    return PairOptions("sigmoid", negatives_only, ids, precision, stats, *need)
+
+
 def run(case: Case, negatives_only: bool = False, need: tuple[bool, bool, bool] = (True, True, True)) -> Truth:
-    return Truth(*fused.sigmoid_lift(*case, negatives_only, *need))
+    return Truth(*fused.pair_sums(case, ask(negatives_only, need))[:6])
 
 
 def check(case: Case, negatives_only: bool = False) -> None:
@@ -123,8 +131,8 @@ def test_no_positive_at_all_and_large_ids(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_many_blocks_sum_to_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 200, 20, dtype)
-    monkeypatch.setattr(fused, "SCRATCH", 128 * 128 * dtype.itemsize)
-    assert fused.block_sides(270, 200, dtype.itemsize, tiles.LIFT["small", dtype]) == (128, 128)
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
+    assert blocks.block_sides(270, 200, dtype.itemsize, tiles.LIFT["small", dtype]) == (128, 128)
     check(case)
 
 
@@ -259,16 +267,16 @@ def test_weights_of_any_size_fit_float16() -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (65536, 65536), (300, 1_000_000), (7001, 13), (100_000, 20_000)])
 def test_blocks_are_bounded_whole_tiles(n: int, m: int) -> None:
     for (_, dtype), tile in tiles.LIFT.items():
-        height, breadth = fused.block_sides(n, m, dtype.itemsize, tile)
+        height, breadth = blocks.block_sides(n, m, dtype.itemsize, tile)
         assert height % tile.m == breadth % tile.n == 0
-        assert height * breadth * dtype.itemsize <= fused.SCRATCH
+        assert height * breadth * dtype.itemsize <= blocks.SCRATCH
         if min(n, m) > 10_000:
             assert 0.5 < height / breadth < 2
 
 
 def test_tiles_fit_the_padding_of_g() -> None:
-    for key, lift in tiles.LIFT.items():
-        inner = tiles.ACCUMULATE[key]
+    for (kind, dtype), lift in tiles.LIFT.items():
+        inner = tiles.ACCUMULATE["large" if kind == "hopper" else kind, dtype]
         assert lift.m % inner.k == lift.n % inner.k == 0
         assert tiles.G_SIDE % lift.m == tiles.G_SIDE % lift.n == tiles.G_SIDE % inner.m == 0
 

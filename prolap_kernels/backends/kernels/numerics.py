@@ -79,3 +79,37 @@ def expm1_excess(x):
     p = 0.5 + s * p
     # at +inf the limit is inf, not inf - inf
     return tl.where(small, x * x * p, (exp_reduced(x) - 1.0) - tl.where(x > 120.0, 120.0, x))
+
+
+@triton.jit
+def exp2_approx(x, NVIDIA: tl.constexpr):
+    """2^x in one instruction where there is one: results below 2^-126 are 0 then, so the slope of a logit beyond 87 is too."""
+    if NVIDIA:
+        y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.exp2(x)
+    return y
+
+
+@triton.jit
+def reciprocal(x, NVIDIA: tl.constexpr):
+    """1 / x to one unit in the last place, for x in [1, 2]: without the branches that a division guards other ranges with."""
+    if NVIDIA:
+        y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = 1.0 / x
+    return y
+
+
+@triton.jit
+def compose(a, b):
+    """(1 + a)(1 + b) - 1, so that log1p of many composed is the sum of their log1p; keeps the smallest terms."""
+    return a * (1.0 + b) + b
+
+
+@triton.jit
+def log1p_positive(a):
+    """log(1 + a) for a >= 0, to rounding: the rounding of 1 + a is divided out again."""
+    w = 1.0 + a
+    d = w - 1.0
+    return tl.where(d == 0.0, a, tl.log(w) * (a / tl.where(d == 0.0, 1.0, d)))

@@ -18,7 +18,7 @@ def tile_order(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
 @triton.jit
 def scores(
     phi_x, phi_y, row, col, stride_x, stride_y, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr = tl.constexpr("ieee"),
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """phi_x[row] @ phi_y[col]^T in float32. The caller clamps rows past the end, and leaves their pairs out."""
     k = tl.arange(0, BLOCK_K)
@@ -36,6 +36,23 @@ def scores(
 
 
 @triton.jit
+def scores_tma(
+    phi_x, phi_y, first_row, first_col, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`scores` with phi_x, phi_y as tensor descriptors: the copy engine addresses, bounds and fills with zeros."""
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        x = phi_x.load([first_row, start])
+        y = phi_y.load([first_col, start])
+        if UPCAST:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
+        acc = tl.dot(x, tl.trans(y), acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
 def column_halves(acc):
     """The left and the right half of acc's columns. Both stay in the registers of the threads that hold them."""
     rows: tl.constexpr = acc.shape[0]
@@ -45,14 +62,20 @@ def column_halves(acc):
 
 @triton.jit
 def column_part(acc, PART: tl.constexpr, PARTS: tl.constexpr):
-    """Columns PART * width / PARTS onwards of acc, PARTS = 1, 2 or 4: an epilogue that walks over the parts in a
+    """Columns PART * width / PARTS onwards of acc, PARTS a power of 2 up to 16: an epilogue that walks over the parts in a
     `tl.static_range` holds the temporaries of one part alone, and so never spills."""
-    tl.static_assert(PARTS == 1 or PARTS == 2 or PARTS == 4)
+    tl.static_assert(PARTS <= 16)
     part = acc
     if PARTS >= 2:
         left, right = column_halves(part)
         part = left if PART < PARTS // 2 else right
-    if PARTS == 4:
-        first, second = column_halves(part)
-        part = first if PART % 2 == 0 else second
+    if PARTS >= 4:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 2) < PARTS // 4 else right
+    if PARTS >= 8:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 4) < PARTS // 8 else right
+    if PARTS >= 16:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 8) < PARTS // 16 else right
     return part
