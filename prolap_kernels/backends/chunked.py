@@ -17,18 +17,20 @@ from .problem import PairOptions, PairProblem, PairSums
 
 SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20}
 """Bytes that everything of a block's size may take."""
-LIVE = 8
-"""Matrices of a block's size that live at once in an eager sweep; compiled ones need 2, the rest keeps products."""
+LIVE = 24
+"""Matrices of a block's size that live at once in an eager sweep, at most (measured: 19 for sigmoid, 23 for softmax)."""
+COMPILED_LIVE = 8
+"""As many of a compiled sweep: it needs 2, the rest keeps products, and blocks of an eighth stay in the cache."""
 COMPILE_CELLS = 1 << 20
 """Pairs from which a compiled sweep pays: docs/warmup.md has the figures."""
 
 
-def block_shape(n: int, m: int, k: int, cells: int) -> tuple[int, int]:
-    """Rows and columns of a block, near square: `cells` hold its LIVE matrices and k numbers beside each row and column."""
-    area = max(cells // LIVE, 1)
+def block_shape(n: int, m: int, k: int, cells: int, live: int = LIVE) -> tuple[int, int]:
+    """Rows and columns of a block, near square: `cells` hold its `live` matrices and k numbers beside each row and column."""
+    area = max(cells // live, 1)
     rows = max(min(n, max(int(area**0.5), area // max(m, 1))), 1)
     cols = max(min(m, area // rows), 1)
-    while LIVE * rows * cols + k * (rows + cols) > cells and max(rows, cols) > 1:
+    while live * rows * cols + k * (rows + cols) > cells and max(rows, cols) > 1:
         rows, cols = (rows, (cols + 1) // 2) if cols >= rows else ((rows + 1) // 2, cols)
     return rows, cols
 
@@ -40,17 +42,19 @@ class _Blocks:
         n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
         cells = SCRATCH.get(like.device.type, SCRATCH["cuda"]) // like.element_size()
         widened = any(phi.dtype != like.dtype for phi in (problem.phi_x, problem.phi_y))
-        self.shape = block_shape(n, m, problem.phi_x.shape[1] if widened else 0, cells)
+        self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS and compiled.works()
+        live = COMPILED_LIVE if self.compiles else LIVE
+        self.shape = block_shape(n, m, problem.phi_x.shape[1] if widened else 0, cells, live)
         self.buffer = like.new_empty(self.shape[0] * self.shape[1])
         self.kept: dict[tuple[int, int], Tensor] = {}
-        self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS
         self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
         if self.compiles:
             # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
             self.form = self.form._replace(ids=True, grads=True)
-            given = zip(problem[2:4] + problem[8:], (n, m, n), (0.0, 0.0, 1.0), strict=True)
-            alpha, beta, weight = (t if t.numel() else like.new_full((k,), fill) for t, k, fill in given)
-            problem = problem._replace(alpha=alpha, beta=beta, row_weight=weight)
+            given = zip((problem.alpha, problem.beta, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
+            alpha, beta, weight = (t.contiguous() if t.numel() else like.new_full((k,), v) for t, k, v in given)
+            ids = problem.x_id.contiguous(), problem.y_id.contiguous()
+            problem = PairProblem(*problem[:2], alpha, beta, *problem[4:6], *ids, weight)
         self.problem = problem
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
@@ -80,7 +84,7 @@ class _Blocks:
         if not keep and at in self.kept:
             return self.kept.pop(at)
         x, y = widen(self.problem.phi_x[rows]), widen(self.problem.phi_y[cols])
-        if keep and self.compiles and len(self.kept) < LIVE - 3:
+        if keep and self.compiles and len(self.kept) < COMPILED_LIVE - 3:
             return self.kept.setdefault(at, x @ y.T)
         return torch.mm(x, y.T, out=self.buffer[: len(x) * len(y)].view(len(x), len(y)))
 

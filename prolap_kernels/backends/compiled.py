@@ -38,16 +38,19 @@ _programs: dict[Hashable, Program | None] = {}
 _lock = threading.RLock()
 
 
+def works() -> bool:
+    """Whether compiling is wanted and has not failed in this process."""
+    return os.environ.get(OFF, "1") != "0" and None not in _programs.values()
+
+
 def program(key: Hashable, function: Program, example: Callable[[int, int], list[Tensor]]) -> Program | None:
     """`function`, from tensors to a sequence of tensors, compiled once per key; None where it has to run eagerly.
 
     example(h, w): its arguments for a block of this size.
     """
-    if os.environ.get(OFF, "1") == "0":
-        return None
     with _lock:
         if key not in _programs:
-            _programs[key] = None if None in _programs.values() else _build(function, example)
+            _programs[key] = _build(function, example) if works() else None
         return _programs[key]
 
 

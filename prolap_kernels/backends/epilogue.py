@@ -102,7 +102,9 @@ def example(form: Form, dtype: torch.dtype, measured: bool, h: int, w: int) -> l
     """Arguments of `measure` or, `measured`, of `sweep` in a list, for whoever traces or checks them."""
     alpha, beta = (torch.linspace(-1, 1, k, dtype=dtype, device="cpu") for k in (h, w))
     x_id, y_id = (torch.arange(k, device="cpu") % 7 - 1 for k in (h, w))
-    block = Block(alpha[:, None] * beta, alpha, beta, alpha, 1 + alpha.sum(), beta.sum(), x_id, y_id)
+    # no tensor twice: tracing would take the two for one
+    scale, bias = (torch.tensor(value, dtype=dtype, device="cpu") for value in (3.0, -1.0))
+    block = Block(alpha[:, None] * beta, alpha, beta, 2 - alpha, scale, bias, x_id, y_id)
     normaliser = OBJECTIVES[form.objective].normaliser
     if normaliser is None or not measured:
         return [t for t in block if t is not None]
