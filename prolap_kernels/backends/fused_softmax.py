@@ -1,4 +1,4 @@
-"""The softmax objective by fused kernels: log-sum-exps of rows and columns in one pass over the tiles, gradients in the next.
+"""The softmax objective by fused kernels: log-sum-exps of rows and columns in one pass over the tiles, gradients in another.
 
 The second pass computes the scores again: 2 K flops a pair, 2 K / 700 ps on an H100. To keep 4 bytes and read them back takes
 8 / 3.35 ps, as much as K = 840, so nothing is kept at any size.
@@ -6,69 +6,63 @@ The second pass computes the scores again: 2 K flops a pair, 2 K / 700 ps on an 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import tiles
-from .fused import _accumulate, _aligned, _blocks, _constants, _operand, _up, _vector, block_sides
+from .blocks import aligned, block_sides, blocks, constants, operand, up
 from .kernels.softmax import softmax_grad_tile, softmax_sums_tile
-from .kernels.softmax_merge import softmax_finish, softmax_merge
+from .kernels.softmax_merge import softmax_collect, softmax_finish, softmax_merge, softmax_prepare
 from .problem import PairOptions, PairProblem, PairSums
+from .products import add_product
 
 _HALVES = (torch.float16, torch.bfloat16)
 SOFTMAX = {
-    **{("large", half): tiles.Tile(128, 64, 64, 8, 3) for half in _HALVES},
-    **{("small", half): tiles.Tile(128, 64, 64, 8, 3) for half in _HALVES},
-    **{("amd", half): tiles.Tile(128, 64, 64, 8, 2) for half in _HALVES},
-    **{(chip, torch.float32): tiles.Tile(128, 64, 16, 8, 2) for chip in ("large", "small", "amd")},
+    **{("hopper", half): tiles.Tile(128, 128, 64, 8, 3, 8, tma=True) for half in _HALVES},
+    **{("large", half): tiles.Tile(128, 128, 64, 8, 3, 8) for half in _HALVES},
+    **{("small", half): tiles.Tile(128, 64, 64, 8, 3, 2) for half in _HALVES},
+    **{("amd", half): tiles.Tile(128, 64, 64, 8, 2, 4) for half in _HALVES},
+    **{(chip, torch.float32): tiles.Tile(128, 64, 16, 8, 2, 4) for chip in ("hopper", "large", "small", "amd")},
 }
-"""Tiles of both passes: the same, so that the scores agree to the last bit."""
-PARTS = {"large": 2, "small": 2, "amd": 4}
-"""Column parts in which an epilogue takes its tile, so that its temporaries fit the registers."""
+"""Tiles of both passes: the same, so that the scores agree to the last bit. The first pass takes parts twice as wide."""
+PREPARE = tiles.Strip(256, 1, 4)
 MERGE = tiles.Strip(128, 1, 4)
 FINISH = tiles.Strip(1024, 1, 4)
 STORED = 2.0**14
-"""G is stored times this and max(n, m) weights: at most 2^15 in size, so finite in float16, which then keeps 2^-38."""
-SUMS, PLANES = 5, 9
-"""What is known of each row and column: the sums of the first pass, and those with the planes that the second reads."""
+"""G is stored times this over the larger weight of a row: at most 2^15, so finite in float16, which then keeps 2^-38."""
+SUMS, PLANES = 5, 11
+PARTIAL = 1
+"""Bytes of partial sums a pair that the blocks of the first pass reckon with; it stores no G, so they are larger."""
 
 
-class _Pairs(NamedTuple):
-    """Operands in the one form that the kernels are compiled for."""
+class _Pass(NamedTuple):
+    """What both passes read: operands in the compiled form, `softmax_prepare`'s state and names, where columns start there."""
 
     phi_x: Tensor
     phi_y: Tensor
-    alpha: Tensor
-    beta: Tensor
-    x_id: Tensor
-    y_id: Tensor
     scale: Tensor
-    diagonal: int
-    precision: str
-
-
-class _Block(NamedTuple):
-    """A rectangle of pairs in whole tiles."""
-
-    rows: slice
-    cols: slice
+    state: Tensor
+    names: Tensor
+    first_col: int
     tile: tiles.Tile
+    options: PairOptions
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+    def sides(self, rows: slice, cols: slice) -> tuple[Any, ...]:
+        x, y = self.phi_x[rows], self.phi_y[cols]
+        if self.tile.tma:
+            x, y = tiles.descriptor(x, (self.tile.m, self.tile.k)), tiles.descriptor(y, (self.tile.n, self.tile.k))
+        at_x, at_y = rows.start, self.first_col + cols.start
+        return x, y, self.scale, self.state[:, at_x:], self.state[:, at_y:], self.names[at_x:], self.names[at_y:]
 
-    @property
-    def tiles(self) -> tuple[int, int]:
-        height, breadth = self.shape
-        return -(-height // self.tile.m), -(-breadth // self.tile.n)
+    def sizes(self, rows: slice, cols: slice) -> tuple[int, ...]:
+        shape = rows.stop - rows.start, cols.stop - cols.start
+        return *shape, self.phi_x.shape[1], rows.start - cols.start, int(self.options.ids_given)
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        tall, wide = self.tiles
-        return tall * self.tile.m, wide * self.tile.n
+    def form(self, kernel: object, parts: int) -> dict[str, object]:
+        flags = {"PRECISION": self.options.precision, "PARTS": parts, "TMA": self.tile.tma}
+        return {**flags, **constants(kernel, self.tile)}
 
 
 def softmax_lift(problem: PairProblem, options: PairOptions) -> PairSums:
@@ -78,122 +72,111 @@ def softmax_lift(problem: PairProblem, options: PairOptions) -> PairSums:
     dtype for the products. Errors: `tiles.launch` refuses tensors that are not on a GPU.
     """
     n, m, width = len(problem.phi_x), len(problem.phi_y), problem.phi_x.shape[1]
-    zeros = problem.scale.float().new_zeros
-    pairs = _Pairs(
-        _operand(problem.phi_x), _operand(problem.phi_y), _vector(problem.alpha, n, 0.0), _vector(problem.beta, m, 0.0),
-        _aligned(problem.x_id), _aligned(problem.y_id), problem.scale.float(), int(not options.ids_given), options.precision,
-    )  # fmt: skip
+    phi_x, phi_y = operand(problem.phi_x), operand(problem.phi_y)
+    make = torch.empty if n and m else torch.zeros
+
+    def new(wanted: bool, *shape: int) -> Tensor:
+        return make(shape if wanted else (0,), dtype=torch.float32, device=phi_x.device)
+
+    need_sums = options.need_sums
     sums = PairSums(
-        zeros(1),
-        zeros(pairs.phi_x.shape if options.need_x else 0),
-        zeros(pairs.phi_y.shape if options.need_y else 0),
-        zeros(n if options.need_sums else 0),
-        zeros(m if options.need_sums else 0),
-        zeros(n if options.need_sums else 0),
-        zeros((4, n) if options.stats else 0),
+        new(True, 1),
+        new(options.need_x, *phi_x.shape),
+        new(options.need_y, *phi_y.shape),
+        new(need_sums, n),
+        new(need_sums, m),
+        new(need_sums, n),
+        new(options.stats, 4, n),
     )
     if n and m:
-        tile = SOFTMAX[tiles.chip_of(problem.phi_x.device), problem.phi_x.dtype]
-        state = zeros(0).new_empty(PLANES, _up(n, tiles.G_SIDE) + _up(m, tiles.G_SIDE))
-        scalars = _first_pass(pairs, state, tile)
-        sums = sums._replace(loss=scalars[:1].clone())
+        shared = _prepare(problem, options, phi_x, phi_y)
+        scalars = _first_pass(shared, sums.loss)
         if options.grads or options.stats:
-            _second_pass(pairs, state, scalars, sums, tile)
-    return sums._replace(
-        dphi_x=sums.dphi_x[..., :width].contiguous(),
-        dphi_y=sums.dphi_y[..., :width].contiguous(),
-    )
+            _second_pass(shared, scalars, sums)
+    if phi_x.shape[1] == width:
+        return sums
+    return sums._replace(dphi_x=sums.dphi_x[..., :width].contiguous(), dphi_y=sums.dphi_y[..., :width].contiguous())
 
 
-def _first_pass(pairs: _Pairs, state: Tensor, tile: tiles.Tile) -> Tensor:
-    """Fills the state; the loss, the weights of rows and columns, and the factor of G."""
-    n, m = len(pairs.phi_x), len(pairs.phi_y)
-    first_col = _up(n, tiles.G_SIDE)
-    for rows, cols in _blocks(n, m, *block_sides(n, m, 1, tile)):
-        block = _Block(rows, cols, tile)
-        (tall, wide), (height, breadth) = block.tiles, block.padded
-        row_part = state.new_empty(wide, SUMS, height)
-        col_part = state.new_empty(tall, SUMS, breadth)
-        args = (
-            *_sides(pairs, block),
-            row_part,
-            col_part,
-            *_strides(pairs),
-            height,
-            breadth,
-            *block.shape,
-            *_rest(pairs),
-        )
-        tiles.launch(softmax_sums_tile, tall * wide, args, _form(softmax_sums_tile, tile, pairs), tile)
-        args = (
-            row_part, col_part, state, height, breadth, state.shape[1], wide, tall, rows.start, first_col + cols.start,
-            *block.shape, int(cols.start == 0), int(rows.start == 0),
-        )  # fmt: skip
-        programs = sum(-(-side // MERGE.rows) for side in block.shape)
+def _prepare(problem: PairProblem, options: PairOptions, phi_x: Tensor, phi_y: Tensor) -> _Pass:
+    tile = SOFTMAX[tiles.lift_kind(phi_x.device), phi_x.dtype]
+    if options.stats and tile.n > 64:  # statistics take registers too
+        tile = tile._replace(n=64, parts=4)
+    n, m, scale = len(phi_x), len(phi_y), problem.scale.float()
+    first_col = up(n, tile.m)
+    stride = first_col + up(m, tile.n)
+    state = scale.new_empty(PLANES, stride)
+    names = problem.x_id.new_empty(stride)
+    alpha, beta = (aligned(t.float()) for t in (problem.alpha, problem.beta))
+    args = (alpha, beta, aligned(problem.x_id), aligned(problem.y_id), scale, state, names, stride, first_col, n, m)
+    form = {"ALPHA": alpha.numel() > 0, "BETA": beta.numel() > 0, "BLOCK": PREPARE.rows}
+    tiles.launch(softmax_prepare, -(-stride // PREPARE.rows), args, form, PREPARE)
+    return _Pass(phi_x, phi_y, scale, state, names, first_col, tile, options)
+
+
+def _first_pass(shared: _Pass, loss: Tensor) -> Tensor:
+    """Fills the state and the loss; returns the weights of rows and columns, and the factor of G."""
+    state, tile, (n, m) = shared.state, shared.tile, (len(shared.phi_x), len(shared.phi_y))
+    stride = state.shape[1]
+    for rows, cols in blocks(n, m, *block_sides(n, m, PARTIAL, tile)):
+        sides, sizes = shared.sides(rows, cols), shared.sizes(rows, cols)
+        tall, wide = -(-sizes[0] // tile.m), -(-sizes[1] // tile.n)
+        row_part, col_part = state.new_empty(wide, SUMS, tall * tile.m), state.new_empty(tall, SUMS, wide * tile.n)
+        strides = shared.phi_x.stride(0), shared.phi_y.stride(0), stride, tall * tile.m, wide * tile.n
+        args = (*sides, row_part, col_part, *strides, *sizes)
+        tiles.launch(softmax_sums_tile, tall * wide, args, shared.form(softmax_sums_tile, tile.parts // 2), tile)
+        args = (row_part, col_part, sides[3], sides[4], tall * tile.m, wide * tile.n, stride, wide, tall, *sizes[:2])
+        programs = -(-sizes[0] // MERGE.rows) - (-sizes[1] // MERGE.rows)
         tiles.launch(softmax_merge, programs, args, {"BLOCK": MERGE.rows}, MERGE)
-    out = state.new_empty(4)
-    constants = {"STORED": STORED, "BLOCK": FINISH.rows}
-    tiles.launch(softmax_finish, 1, (state, out, state.shape[1], first_col, n, m), constants, FINISH)
+    out = state.new_empty(3)
+    form = {"STORED": STORED, "BLOCK": FINISH.rows}
+    tiles.launch(softmax_finish, 1, (state, loss, out, stride, shared.first_col, n, m), form, FINISH)
     return out
 
 
-def _second_pass(pairs: _Pairs, state: Tensor, scalars: Tensor, sums: PairSums, tile: tiles.Tile) -> None:
-    n, m, dtype = len(pairs.phi_x), len(pairs.phi_y), pairs.phi_x.dtype
-    height, breadth = block_sides(n, m, dtype.itemsize, tile)
-    side, stored = tiles.G_SIDE, sums.dphi_x.numel() or sums.dphi_y.numel()
-    g = pairs.phi_x.new_empty((_up(height, side), _up(breadth, side)) if stored else 0)
-    g[..., breadth:].zero_()  # columns that no tile writes, but the products read, into rows that they drop
-    for rows, cols in _blocks(n, m, height, breadth):
-        block = _Block(rows, cols, tile)
-        _slopes(pairs, state, scalars, sums, g, block)
-        if sums.dphi_x.numel():
-            _accumulate(g, pairs.phi_y[cols], sums.dphi_x[rows], scalars[3], False)
-        if sums.dphi_y.numel():
-            _accumulate(g, pairs.phi_x[rows], sums.dphi_y[cols], scalars[3], True)
+def _second_pass(shared: _Pass, scalars: Tensor, sums: PairSums) -> None:
+    phi_x, phi_y, options, tile = shared.phi_x, shared.phi_y, shared.options, shared.tile
+    n, m, side = len(phi_x), len(phi_y), tiles.G_SIDE
+    height, breadth = block_sides(n, m, phi_x.element_size(), tile)
+    g = phi_x.new_empty((up(height, side), up(breadth, side)) if options.need_x or options.need_y else 0)
+    g[..., breadth:].zero_()  # columns that no tile writes, but our products read, into rows that they drop
+    single = height >= n and breadth >= m
+    # The library takes no factor that lies on the device. One block is small: our kernel and no launch for the factor.
+    late = not single and tiles.vendor_products(phi_x.device, phi_x.dtype)
+    how: dict[str, Any] = {"factor": None if late else scalars[2], "precision": options.precision}
+    for rows, cols in blocks(n, m, height, breadth):
+        _slopes(shared, scalars, sums, g, (rows, cols))
+        if options.need_x:
+            add_product(g, phi_y[cols], sums.dphi_x[rows], False, fresh=cols.start == 0, **how)
+        if options.need_y:
+            add_product(g, phi_x[rows], sums.dphi_y[cols], True, fresh=rows.start == 0, **how)
+    if late:
+        sums.dphi_x.mul_(scalars[2])
+        sums.dphi_y.mul_(scalars[2])
 
 
-def _slopes(pairs: _Pairs, state: Tensor, scalars: Tensor, sums: PairSums, g: Tensor, block: _Block) -> None:
-    """One block's gradients by the logit into the scratch, their sums and the statistics added to `sums`."""
-    rows, cols, tile = block
-    (tall, wide), (height, breadth), (rows_in, cols_in) = block.tiles, block.padded, block.shape
-    row_part = state.new_empty(2, wide, height)
-    col_part = state.new_empty(tall, breadth)
-    stats_part = state.new_empty((4, wide * _parts(state.device), height) if sums.stats.numel() else 0)
-    place = rows.start, _up(len(pairs.phi_x), tiles.G_SIDE) + cols.start
+def _slopes(shared: _Pass, scalars: Tensor, sums: PairSums, g: Tensor, block: tuple[slice, slice]) -> None:
+    """One block's gradients by the logit into the scratch, their sums and the statistics put into or added to `sums`."""
+    (rows, cols), tile, options = block, shared.tile, shared.options
+    sides, sizes = shared.sides(rows, cols), shared.sizes(rows, cols)
+    tall, wide = -(-sizes[0] // tile.m), -(-sizes[1] // tile.n)
+    stride_row, stride_col = tall * tile.m, wide * tile.n
+    row_part, col_part = scalars.new_empty(2, wide, stride_row), scalars.new_empty(tall, stride_col)
+    stats_part = scalars.new_empty(4 if options.stats else 0, wide * tile.parts, stride_row)
+    pitch = g.stride(0) if g.numel() else 0
+    strides = shared.phi_x.stride(0), shared.phi_y.stride(0), shared.state.shape[1], pitch, stride_row, stride_col
+    args = (*sides, scalars, g, row_part, col_part, stats_part, *strides, *sizes, int(g.numel() > 0))
+    form = {"STATS": options.stats, **shared.form(softmax_grad_tile, tile.parts)}
+    tiles.launch(softmax_grad_tile, tall * wide, args, form, tile)
+    if not (options.need_sums or options.stats):
+        return
+    some = options.need_sums, options.stats
+    row, dot = (t[rows] if some[0] else t for t in (sums.row, sums.dot))
+    col, stats = sums.col[cols] if some[0] else sums.col, sums.stats[:, rows] if some[1] else sums.stats
+    strip = tiles.FINISH
     args = (
-        *_sides(pairs, block), scalars, state, g, row_part, col_part, stats_part, *_strides(pairs), state.shape[1],
-        g.stride(0) if g.numel() else 0, height, breadth, *place, rows_in, cols_in, *_rest(pairs),
-        int(g.numel() > 0), int(sums.stats.numel() > 0),
+        row_part, col_part, stats_part, scalars, row, dot, col, stats, stride_row, stride_col, len(shared.phi_x),
+        *sizes[:2], wide, tall, wide * tile.parts, int(some[0]), int(some[1]), int(cols.start == 0), int(rows.start == 0),
     )  # fmt: skip
-    tiles.launch(softmax_grad_tile, tall * wide, args, _form(softmax_grad_tile, tile, pairs), tile)
-    if sums.row.numel() or sums.col.numel():
-        row, dot = row_part.sum(1)[:, :rows_in] * scalars[3]
-        sums.row[rows] += row
-        sums.dot[rows] += dot
-        sums.col[cols] += col_part.sum(0)[:cols_in] * scalars[3]
-    if sums.stats.numel():
-        sums.stats[:, rows] += stats_part.sum(1)[:, :rows_in]
-
-
-def _sides(pairs: _Pairs, block: _Block) -> tuple[Tensor, ...]:
-    rows, cols, _ = block
-    return (
-        pairs.phi_x[rows], pairs.phi_y[cols], pairs.alpha[rows], pairs.beta[cols], pairs.x_id[rows], pairs.y_id[cols],
-        pairs.scale,
-    )  # fmt: skip
-
-
-def _strides(pairs: _Pairs) -> tuple[int, int]:
-    return pairs.phi_x.stride(0), pairs.phi_y.stride(0)
-
-
-def _rest(pairs: _Pairs) -> tuple[int, int]:
-    return pairs.phi_x.shape[1], pairs.diagonal
-
-
-def _parts(device: torch.device) -> int:
-    return PARTS[tiles.chip_of(device)]
-
-
-def _form(kernel: object, tile: tiles.Tile, pairs: _Pairs) -> dict[str, object]:
-    return {**_constants(kernel, tile), "PRECISION": pairs.precision, "PARTS": _parts(pairs.scale.device)}
+    programs = -(-sizes[0] // strip.rows) - (-sizes[1] // strip.rows)
+    tiles.launch(softmax_collect, programs, args, {"CHUNK": strip.cols, "BLOCK": strip.rows}, strip)

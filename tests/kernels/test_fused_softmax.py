@@ -11,7 +11,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from prolap_kernels import reference
-from prolap_kernels.backends import chunked, fused, fused_softmax
+from prolap_kernels.backends import blocks, chunked, fused_softmax, tiles
 from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.objectives import OBJECTIVES
 
@@ -176,9 +176,20 @@ def test_which_pairs_count(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_many_blocks_sum_to_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 200, 20, dtype, ids=100)
-    monkeypatch.setattr(fused, "SCRATCH", 128 * 128 * dtype.itemsize)
-    assert fused.block_sides(270, 200, dtype.itemsize, fused_softmax.SOFTMAX["small", dtype]) == (128, 128)
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
+    assert blocks.block_sides(270, 200, dtype.itemsize, fused_softmax.SOFTMAX["small", dtype]) == (128, 128)
     check(case)
+
+
+def test_library_products_take_the_factor_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make(270, 200, 20, torch.float32, ids=100)
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
+    ours = run(case)
+    monkeypatch.setattr(tiles, "vendor_products", lambda device, dtype: True)
+    check(case)
+    assert torch.equal(run(case).row, ours.row)
+    alone = run(case, ALL._replace(need_x=False))  # nothing of size 0 is scaled
+    assert torch.equal(alone.dphi_y, run(case).dphi_y)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -266,7 +277,7 @@ def test_only_what_is_needed(need: tuple[bool, bool, bool]) -> None:
 @pytest.mark.parametrize("grads", [False, True])
 @pytest.mark.parametrize("shape", [(33, 21), (150, 140)])
 def test_statistics(shape: tuple[int, int], grads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "SCRATCH", 128 * 128 * 4)
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
     case = make(*shape, 16, torch.float32, ids=30, scale=20.0)
     got = run(case, ALL._replace(stats=True, need_x=grads, need_y=grads, need_sums=grads)).stats
     wide = widened(case)
