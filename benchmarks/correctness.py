@@ -22,8 +22,9 @@ MARGIN = 2.0
 ROUNDING = 4.0
 """Units in the last place of the result's dtype."""
 SAME_FUNCTION = 0.05
-LITERAL_CELLS = 1 << 25
-"""N x M x D up to which the truth is the dense reference; above it the chunked backend in float64, which tests hold to it."""
+LITERAL_CELLS, DENSE_CELLS = 1 << 25, 1 << 26
+"""The truth in float64: the reference up to so many N x M x D, dense eager torch up to so many N x M (tests hold the two
+together), beyond it the chunked backend."""
 EAGER_ROWS = 1024
 """Rows at which eager's own error is taken where a batch is larger: relative errors hardly depend on the size."""
 
@@ -58,7 +59,8 @@ def results(loss: Loss, batch: Batch) -> dict[str, Tensor | None]:
 
 def truth(batch: Batch, factor: float = 1.0) -> dict[str, Tensor | None]:
     """`results` in float64, of the loss times `factor`."""
-    loss = ours("reference" if len(batch.x.mean) * batch.y.mean.numel() <= LITERAL_CELLS else "chunked")
+    n, (m, d) = len(batch.x.mean), batch.y.mean.shape
+    loss = ours("reference") if n * m * d <= LITERAL_CELLS else eager if n * m <= DENSE_CELLS else ours("chunked")
     return results(lambda b: loss(b) * factor, batch.double())
 
 

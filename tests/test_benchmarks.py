@@ -360,3 +360,19 @@ def test_one_call_forward_and_backward_fills_every_leaf() -> None:
     assert all(leaf.grad is not None for leaf in batch.leaves.values())
     batch.clear()
     assert all(leaf.grad is None for leaf in batch.leaves.values())
+
+
+def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = {
+        "kernel": "sigmoid_lift_tile",
+        "configuration": "bfloat16 128x256x64x8x3 GRAD=1",
+        "chip": "sm_90",
+        "spills": 0,
+    }
+    kernel |= {"registers": 255, "shared": 2048, "matrix": 32, "special": 256, "instructions": 5120}
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.compiled() == tables.model() == tables.UNMEASURED
+    (tmp_path / "compile_check.json").write_text(json.dumps({"kernels": [kernel], "violations": []}))
+    assert tables.per_pair(kernel, "special") == 2.0  # 128 pairs a thread
+    assert "255 / 2 / 32 / 2.00" in tables.compiled()
+    assert "40 instructions and 2.0 special functions a pair" in tables.model()
