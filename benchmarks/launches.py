@@ -134,7 +134,7 @@ def compile_launches(
     driver.set_active(AbsentDriver(chip))
     changes = {name: _replaced(getattr(tiles, name), form) for name, form in forms.items()}
     answers = {
-        **changes, "launch": compile_only, "chip_of": lambda _: chip.kind, "has_copy_engine": lambda _: copy_engine(chip)
+        **changes, "launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)
     }  # fmt: skip
     with ExitStack() as stack:
         for name, value in answers.items():
@@ -149,9 +149,9 @@ def _called(kernel: JITFunction) -> Iterator[str]:
             yield value.src
 
 
-def copy_engine(chip: Chip) -> bool:
-    """`tiles.has_copy_engine` of a chip that is not here."""
-    return chip.backend == "cuda" and int(chip.arch) >= 90
+def generation(chip: Chip) -> int:
+    """`tiles.generation` of a chip that is not here."""
+    return int(chip.arch) // 10 if chip.backend == "cuda" else 0
 
 
 def _dtype(args: Any) -> torch.dtype:

@@ -51,12 +51,15 @@ CHAIN_LINKS = 16
 
 _HALVES = (torch.float16, torch.bfloat16)
 
+LARGE = {9: "hopper", 10: "blackwell"}
+LIFT_KINDS = ("hopper", "blackwell", "large", "small", "amd")
 LIFT = {
     **{("hopper", half): Tile(128, 128, 64, 8, 3, 8, 1, True, 128) for half in _HALVES},
     **{("large", half): Tile(128, 128, 64, 8, 3, 4, 4) for half in _HALVES},
+    **{("blackwell", half): Tile(128, 64, 64, 8, 3, 4) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3, 4, 4) for half in _HALVES},
     **{("amd", half): Tile(128, 64, 64, 8, 2, 2, 4) for half in _HALVES},
-    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2, 2, 4) for chip in ("hopper", "large", "small", "amd")},
+    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2, 2, 4) for chip in LIFT_KINDS},
 }
 """Tiles of `kernels.lift`, by `lift_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
 
@@ -107,17 +110,15 @@ def _nvidia(index: int) -> str:
 
 
 def lift_kind(device: torch.device) -> str:
-    """The rows of LIFT: `chip_of`, or "hopper" where a copy engine and matrix units for large tiles come together."""
+    """The rows of LIFT: `chip_of`, and among the large chips "hopper", whose copy engine we use, and "blackwell"."""
     kind = chip_of(device)
-    return "hopper" if kind == "large" and has_copy_engine(device) else kind
+    return LARGE.get(generation(device), kind) if kind == "large" else kind
 
 
-@functools.cache
-def has_copy_engine(device: torch.device) -> bool:
-    """Whether the chip loads and stores by tensor descriptors, and the installed Triton takes those from the host."""
-    if importlib.util.find_spec("triton.tools.tensor_descriptor") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+def generation(device: torch.device) -> int:
+    """Major compute capability; 8 for Hopper too where the installed Triton takes no descriptors from the host."""
+    major = torch.cuda.get_device_capability(device)[0]
+    return 8 if major == 9 and importlib.util.find_spec("triton.tools.tensor_descriptor") is None else major
 
 
 def descriptor(t: Tensor, block: tuple[int, int]) -> Any:

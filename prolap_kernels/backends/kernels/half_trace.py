@@ -30,4 +30,4 @@ def half_trace(
 @triton.jit
 def exp_any(x):
     """exp over the whole range: `exp_reduced` stops at +-120, where float32 ends at 88.7 and -103."""
-    return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(x)))
+    return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(tl.where(x > 89.0, 0.0, x))))

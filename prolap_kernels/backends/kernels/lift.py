@@ -33,7 +33,7 @@ def sums(x, SPAN: tl.constexpr):
 
 @triton.jit
 def walk(
-    acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, diagonal,
+    acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
     stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
     POSITIVES: tl.constexpr, WIDE: tl.constexpr, NEGATIVES_ONLY: tl.constexpr, IDS: tl.constexpr, WEIGHTED: tl.constexpr,
     STORE: tl.constexpr, SUMS: tl.constexpr, STATS: tl.constexpr, FACTOR: tl.constexpr, PARTS: tl.constexpr,
@@ -59,6 +59,9 @@ def walk(
     col_out = col_part + (tile_m * GROUPS).to(tl.int64) * stride_col
     g_line = (first_row + line).to(tl.int64)[:, None] * stride_g
     offset = tl.load(a + first_row + line)
+    # the column of a row's positive, -1 where that column or the row itself is padding
+    match = first_row + diagonal + line
+    match = tl.where((line < rows - first_row) & (match < cols), match, -1)
     if IDS:
         x_low = tl.load(xi + first_row + line)[:, None]
         if WIDE:
@@ -78,7 +81,7 @@ def walk(
                 if WIDE:
                     positive = positive & (x_high == tl.load(yj + stride_b + start + col)[None, :])
             else:
-                positive = (line + (first_row + diagonal - start))[:, None] == col[None, :]
+                positive = (match - start)[:, None] == col[None, :]
             z = tl.where(positive, float("-inf") if NEGATIVES_ONLY else -z, z)
         high = tl.maximum(z, 0.0)
         t = exp2_approx(z - 2.0 * high, NVIDIA)
@@ -158,19 +161,21 @@ def sigmoid_lift_tile(
     c = base2(scale)
     # One branch per tile, so that no pair pays for what its tile cannot need: a sign, or the upper half of an id.
     if IDS:
-        rare = tl.max(tl.load(xi + stride_a + row), 0) + tl.max(tl.load(yj + stride_b + col), 0) > 0
+        high_x = tl.load(xi + stride_a + row) != 0
+        high_y = tl.load(yj + stride_b + col) != 0
+        rare = tl.max(high_x.to(tl.int32), 0) + tl.max(high_y.to(tl.int32), 0) > 0
     else:
         first = tile_m * BLOCK_M + diagonal
         rare = (first < tile_n * BLOCK_N + BLOCK_N) & (tile_n * BLOCK_N < first + BLOCK_M)
     if rare:
         walk(
-            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, diagonal,
+            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
             stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
             True, True, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA,
         )  # fmt: skip
     else:
         walk(
-            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, diagonal,
+            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
             stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
             IDS, False, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA,
         )  # fmt: skip

@@ -23,12 +23,13 @@ def base2(scale):
 
 @triton.jit
 def put_ids(ids, out, at, size, stride, ABSENT: tl.constexpr):
-    """The halves of each id, the lower in the first plane; ABSENT where it is negative or past the end. Whether it counts."""
+    """Each id as its lower 31 bits, which are never ABSENT, and the rest, in two planes; ABSENT and 0 where it is negative or
+    past the end. Returns whether it counts."""
     value = tl.load(ids + at, mask=at < size, other=-1)
     counts = value >= 0
-    low = tl.where(counts, value & 0xFFFFFFFF, ABSENT).to(tl.int32)
+    low = tl.where(counts, value & 0x7FFFFFFF, ABSENT).to(tl.int32)
     tl.store(out + at, low)
-    tl.store(out + stride + at, tl.where(counts, value >> 32, 0).to(tl.int32))
+    tl.store(out + stride + at, tl.where(counts, value >> 31, 0).to(tl.int32))
     return counts
 
 
