@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import cost_model
 from .environment import ROOT
-from .machine_code import CHIPS
 from .peers import LIMIT, OURS
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -108,13 +106,8 @@ def limit() -> str:
 
 
 def per_pair(kernel: Row, field: str) -> float | None:
-    """Instructions in the machine code over the pairs that one thread holds: exact for an epilogue that is unrolled, which
-    all of ours are; instructions outside it come on top. None for kernels that walk no pairs."""
-    form = re.search(r"\b(\d+)x(\d+)x\d+x(\d+)x\d+\b", kernel["configuration"])
-    if form is None or not kernel["kernel"].endswith("_tile"):
-        return None
-    rows, columns, warps = map(int, form.groups())
-    return float(kernel[field]) * warps * CHIPS[kernel["chip"]].warp / (rows * columns)
+    """Instructions over the pairs that a thread works on, as `machine_code.Facts` counts them; None without pairs."""
+    return float(kernel[field]) / kernel["pairs"] if kernel["pairs"] else None
 
 
 def compiled() -> str:
@@ -147,13 +140,15 @@ def model() -> str:
     """The cost model at the instructions that the compiler made of the score kernel for an H100."""
     found = load("compile_check.json") or {"kernels": []}
     for kernel in found["kernels"]:
-        where = (kernel["kernel"], kernel["chip"])
-        if where == ("sigmoid_lift_tile", "sm_90") and {"bfloat16", "GRAD=1"} <= set(kernel["configuration"].split()):
+        dtype, tile, *flags = kernel["configuration"].split()
+        where = (kernel["kernel"], kernel["chip"], dtype, set(flags))
+        if where == ("sigmoid_lift_tile", "sm_90", "bfloat16", {"STORE=1", "SUMS=1"}):
             instructions, special = per_pair(kernel, "instructions"), per_pair(kernel, "special")
             assert instructions is not None
             assert special is not None
-            rows, columns = map(int, kernel["configuration"].split()[1].split("x")[:2])
-            text = f"A tile of {rows} × {columns}, {instructions:.0f} instructions and {special:.1f} special functions a pair"
+            rows, columns = map(int, tile.split("x")[:2])
+            text = f"A tile of {rows} × {columns}; {instructions:.0f} instructions and {special:.1f} special functions a pair"
+            text += ", all of the kernel counted"
             return f"{text}:\n\n{cost_model.table(65_536, (512, 768, 1024), instructions, special, (rows, columns))}"
     return UNMEASURED
 

@@ -369,10 +369,18 @@ def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatc
         "chip": "sm_90",
         "spills": 0,
     }
-    kernel |= {"registers": 255, "shared": 2048, "matrix": 32, "special": 256, "instructions": 5120}
+    kernel |= {
+        "spills": 0,
+        "pairs": 128.0,
+        "registers": 255,
+        "shared": 2048,
+        "matrix": 32,
+        "special": 256,
+        "instructions": 5120,
+    }
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     assert tables.compiled() == tables.model() == tables.UNMEASURED
     (tmp_path / "compile_check.json").write_text(json.dumps({"kernels": [kernel], "violations": []}))
-    assert tables.per_pair(kernel, "special") == 2.0  # 128 pairs a thread
+    assert tables.per_pair(kernel, "special") == 2.0
     assert "255 / 2 / 32 / 2.00" in tables.compiled()
     assert "40 instructions and 2.0 special functions a pair" in tables.model()
