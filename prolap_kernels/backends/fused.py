@@ -84,7 +84,7 @@ def sigmoid_lift(problem: PairProblem, options: PairOptions) -> PairSums:
 
 def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
-    tile = tiles.LIFT[tiles.lift_kind(phi_x.device), phi_x.dtype]
+    tile = tiles.lift_tile(phi_x.device, phi_x.dtype)
     if options.stats or problem.row_weight.numel():
         tile = tile._replace(registers=0)  # more to hold per thread
     alpha, beta, weight, scale = problem.alpha, problem.beta, problem.row_weight, problem.scale.float()

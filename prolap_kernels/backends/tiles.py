@@ -51,7 +51,6 @@ CHAIN_LINKS = 16
 
 _HALVES = (torch.float16, torch.bfloat16)
 
-LARGE = {9: "hopper", 10: "blackwell"}
 LIFT_KINDS = ("hopper", "blackwell", "large", "small", "amd")
 LIFT = {
     **{("hopper", half): Tile(128, 128, 64, 8, 3, 8, 1, True, 128) for half in _HALVES},
@@ -110,9 +109,15 @@ def _nvidia(index: int) -> str:
 
 
 def lift_kind(device: torch.device) -> str:
-    """The rows of LIFT: `chip_of`, and among the large chips "hopper", whose copy engine we use, and "blackwell"."""
+    """`chip_of`, or "hopper", whose copy engine we use."""
     kind = chip_of(device)
-    return LARGE.get(generation(device), kind) if kind == "large" else kind
+    return "hopper" if kind == "large" and generation(device) == 9 else kind
+
+
+def lift_tile(device: torch.device, dtype: torch.dtype) -> Tile:
+    """The row of LIFT: by `lift_kind`, but for Blackwell's tensor memory, from which larger tiles spill."""
+    kind = lift_kind(device)
+    return LIFT["blackwell" if kind == "large" and generation(device) == 10 else kind, dtype]
 
 
 def generation(device: torch.device) -> int:
