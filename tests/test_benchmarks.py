@@ -365,11 +365,8 @@ def test_one_call_forward_and_backward_fills_every_leaf() -> None:
 def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = {
         "kernel": "sigmoid_lift_tile",
-        "configuration": "bfloat16 128x256x64x8x3 GRAD=1",
+        "configuration": "bfloat16 128x256x64x8x3 STORE=1 SUMS=1",
         "chip": "sm_90",
-        "spills": 0,
-    }
-    kernel |= {
         "spills": 0,
         "pairs": 128.0,
         "registers": 255,
