@@ -157,7 +157,7 @@ def _as_autocast(side: Lift) -> Lift:
 def _lifted(
     rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
 ) -> tuple[Tensor, Tensor]:
-    left, right = (_as_autocast(side) for side in lift_sides(rule, x, y))
+    left, right = (_as_autocast(side) for side in lift_sides(rule, x, y, options.backend))
     none = scale.new_empty(0)
     alpha = none if left.offset is None else left.offset
     beta = none if right.offset is None else right.offset

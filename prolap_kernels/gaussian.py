@@ -34,9 +34,9 @@ class Gaussian(NamedTuple):
         return widen(self.logvar).mean(-1)
 
     @property
-    def trace(self) -> Tensor:
-        """Trace of the covariance, sum_d exp(logvar), [N]; in float32 when logvar is a 16-bit type."""
-        return self.var.sum(-1)
+    def half_trace(self) -> Tensor:
+        """-1/2 sum_d exp(logvar), [N]: what the spread takes off a score; in float32 when logvar is a 16-bit type."""
+        return -0.5 * self.var.sum(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """mean + std * e with e ~ N(0, I), [N, D], reparametrised: gradients reach mean and logvar."""

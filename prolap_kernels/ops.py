@@ -11,7 +11,7 @@ from .backends import chunked
 from .backends.problem import PairOptions, PairProblem
 from .gaussian import Gaussian
 from .objectives import OBJECTIVES
-from .pointwise import inclusion, vib
+from .pointwise import half_trace, inclusion, vib
 
 
 @torch.library.custom_op("prolap_kernels::pairs", mutates_args=())
@@ -72,24 +72,36 @@ def rows_op(
     need_grad: bool,
 ) -> list[Tensor]:
     """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
-    "vib" or "vib/prolip". Returns rows [N], then the gradient of their sum by each of `tensors`."""
-    levels = [Gaussian(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
-    halved = kind == "vib/prolip"
+    "vib", "vib/prolip", or "half_trace" (of one logvar alone). Returns rows [N], then the gradient of their sum by each of `tensors`."""
+    run = _fused_rows if backend == "triton" else _plain_rows
     with torch.autocast(weight.device.type, enabled=False):
-        if backend == "triton":
-            return _fused_rows(levels, weight, kind, (scale, kappa, rho), need_grad)
-        if kind.startswith("vib"):
-            rows, grads = vib.vib(levels[0], halved, need_grad)
-        else:
-            rows, grads = inclusion.inclusion_chain(levels, weight, scale, (kappa, rho), kind, need_grad)
+        return run(tensors, weight, kind, (scale, kappa, rho), need_grad)
+
+
+def _levels(tensors: list[Tensor]) -> list[Gaussian]:
+    return [Gaussian(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+
+
+def _plain_rows(
+    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
+) -> list[Tensor]:
+    if kind == "half_trace":
+        rows, grads = half_trace.half_trace(tensors[0], need_grad)
+    elif kind.startswith("vib"):
+        rows, grads = vib.vib(_levels(tensors)[0], kind == "vib/prolip", need_grad)
+    else:
+        rows, grads = inclusion.inclusion_chain(_levels(tensors), weight, form[0], form[1:], kind, need_grad)
     return [rows, *grads]
 
 
 def _fused_rows(
-    levels: list[Gaussian], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
+    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
 ) -> list[Tensor]:
-    from .backends import fused
+    from .backends import fused_rows as fused
 
+    if kind == "half_trace":
+        return list(fused.half_trace(tensors[0], need_grad))
+    levels = _levels(tensors)
     if kind.startswith("vib"):
         return list(fused.vib(*levels[0], kind == "vib/prolip", need_grad))
     how = ("sum", "score") if kind == "score" else (kind, "loss")

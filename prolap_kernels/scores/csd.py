@@ -14,7 +14,7 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
 
 
 def lift(z: Gaussian) -> Lift:
-    return Lift(z.mean, -0.5 * z.trace)
+    return Lift(z.mean, z.half_trace)
 
 
 CSD = Score("csd", formula, lift, lift)

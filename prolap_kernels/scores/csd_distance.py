@@ -15,11 +15,11 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
 
 def lift_x(z: Gaussian) -> Lift:
     """As a lift, |mx - my|^2 is a difference of numbers near |mx|^2 + |my|^2: nearly equal means lose digits to cancellation."""
-    return Lift(2 * z.mean, -(widen(z.mean).square().sum(-1) + z.trace))
+    return Lift(2 * z.mean, 2 * z.half_trace - widen(z.mean).square().sum(-1))
 
 
 def lift_y(z: Gaussian) -> Lift:
-    return Lift(z.mean, -(widen(z.mean).square().sum(-1) + z.trace))
+    return Lift(z.mean, 2 * z.half_trace - widen(z.mean).square().sum(-1))
 
 
 CSD_DISTANCE = Score("csd_distance", formula, lift_x, lift_y)

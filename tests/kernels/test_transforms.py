@@ -59,6 +59,21 @@ def test_opcheck_rows(kind: str, need: bool, backend: str) -> None:
     torch.library.opcheck(rows_op, (tensors, weight, kind, 1.0, 0.5, 1.0, backend, need))
 
 
+@pytest.mark.parametrize("need", [True, False])
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_half_trace_on_every_backend(need: bool, backend: str) -> None:
+    logvar = gaussian(4, 3, 1, torch.float32).logvar.detach().to(DEVICE)
+    arguments = ([logvar], logvar.new_empty(0), "half_trace", 1.0, 0.5, 1.0, backend, need)
+    torch.library.opcheck(rows_op, arguments)
+    rows, grad = rows_op(*arguments)
+    torch.testing.assert_close(
+        rows.double(), -0.5 * logvar.double().exp().sum(1), check_device=False, rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(
+        grad.double(), -0.5 * logvar.double().exp() if need else logvar.new_empty(0).double(), rtol=1e-6, atol=0
+    )
+
+
 @traced
 @pytest.mark.parametrize("name", LOSSES)
 def test_compiles_without_a_graph_break(name: str) -> None:
