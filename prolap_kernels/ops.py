@@ -72,7 +72,8 @@ def rows_op(
     need_grad: bool,
 ) -> list[Tensor]:
     """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
-    "vib", "vib/prolip", or "half_trace" (of one logvar alone). Returns rows [N], then the gradient of their sum by each of `tensors`."""
+    "vib", "vib/prolip", or "half_trace" (of one logvar alone). Returns rows [N], then the gradient of their sum by each
+    of `tensors`."""
     run = _fused_rows if backend == "triton" else _plain_rows
     with torch.autocast(weight.device.type, enabled=False):
         return run(tensors, weight, kind, (scale, kappa, rho), need_grad)
