@@ -137,7 +137,9 @@ def _variants(device: torch.device) -> dict[str, list[tuple[str, dict[str, objec
     products = dict.fromkeys((own, *(type(own)(*form) for form in OWN_PRODUCTS)))
     return {
         "LIFT": [
-            shipped, *((_name(tile), {"LIFT": tiles.LIFT | {lift: tile}}) for tile in tiles.CANDIDATES.get(lift, ())),
+            shipped,
+            ("library scores", {"LIBRARY_SCORES": (torch.bfloat16, torch.float32)}),
+            *((_name(tile), {"LIFT": tiles.LIFT | {lift: tile}}) for tile in tiles.CANDIDATES.get(lift, ())),
         ],
         "gradient products": [
             shipped,

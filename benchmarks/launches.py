@@ -57,9 +57,10 @@ class Form(NamedTuple):
     sums: bool = True
     offsets: bool = True
     precision: str = "ieee"
+    given: bool = False
 
 
-MAIN = (Form(), Form(ids=True))
+MAIN = (Form(), Form(ids=True), Form(given=True))
 """What training asks for."""
 OTHER = (
     Form(store=False, sums=False),
@@ -72,6 +73,8 @@ OTHER = (
     Form(store=False),
     Form(ids=True, store=False, sums=False),
     Form(offsets=False),
+    Form(given=True, ids=True, stats=True),
+    Form(given=True, store=False, sums=False),
     Form(weighted=True, stats=True, ids=True, negatives_only=True),
 )
 
@@ -84,7 +87,10 @@ def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:
     offsets = (torch.zeros(n), torch.zeros(m)) if form.offsets else (none, none)
     problem = PairProblem(x, y, *offsets, one, one, ids, ids[:m], torch.ones(n) if form.weighted else none)
     flags = form.negatives_only, form.ids, form.precision, form.stats
-    fused.pair_sums(problem, PairOptions(objective, *flags, form.store, form.store, form.sums))
+    options = PairOptions(objective, *flags, form.store, form.store, form.sums)
+    given = mock.patch.object(tiles, "library_scores", return_value=form.given)
+    with given, mock.patch.object(fused, "put_scores"):
+        fused.pair_sums(problem, options)
 
 
 def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> None:
@@ -167,7 +173,7 @@ def _pairs(kernel: Any, constants: dict[str, Any], form: Any, chip: Chip) -> flo
     return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (form.warps * chip.warp))
 
 
-SHOWN = ("IDS", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "OFFSETS", "TRANSPOSED", "MODE")
+SHOWN = ("IDS", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "GIVEN", "OFFSETS", "TRANSPOSED", "MODE")
 
 
 def _configuration(args: Any, constants: dict[str, Any], form: Any) -> str:

@@ -15,7 +15,7 @@ from .kernels.lift import sigmoid_lift_tile
 from .kernels.lift_finish import sigmoid_finish
 from .kernels.lift_offsets import sigmoid_offsets
 from .problem import PairOptions, PairProblem, PairSums
-from .products import add_product
+from .products import add_product, put_scores
 
 __all__ = ["half_trace", "inclusion_chain", "pair_sums", "vib"]
 
@@ -37,6 +37,7 @@ class _Pairs(NamedTuple):
     yj: Tensor
     factor: float
     tile: tiles.Tile
+    given: bool
 
 
 def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
@@ -84,7 +85,8 @@ def sigmoid_lift(problem: PairProblem, options: PairOptions) -> PairSums:
 
 def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
-    tile = tiles.lift_tile(phi_x.device, phi_x.dtype)
+    given = tiles.library_scores(phi_x.device, phi_x.dtype)
+    tile = tiles.GIVEN if given else tiles.lift_tile(phi_x.device, phi_x.dtype)
     if options.stats or problem.row_weight.numel():
         tile = tile._replace(registers=0)  # more to hold per thread
     alpha, beta, weight, scale = problem.alpha, problem.beta, problem.row_weight, problem.scale.float()
@@ -103,33 +105,39 @@ def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
         tiles.launch(sigmoid_offsets, (tall + wide) // tiles.OFFSETS.rows, args, form, tiles.OFFSETS)
     weight = aligned(weight.float())
     factor = HALF_UP if phi_x.dtype == torch.float16 else 1.0
-    return _Pairs(phi_x, operand(problem.phi_y), alpha, weight, scale, a, b, xi, yj, factor, tile)
+    return _Pairs(phi_x, operand(problem.phi_y), alpha, weight, scale, a, b, xi, yj, factor, tile, given)
 
 
 def _all_blocks(pairs: _Pairs, sums: PairSums, options: PairOptions) -> None:
     n, m, dtype = len(pairs.phi_x), len(pairs.phi_y), pairs.phi_x.dtype
-    height, breadth = block_sides(n, m, dtype.itemsize, pairs.tile)
+    height, breadth = block_sides(n, m, dtype.itemsize + (4 if pairs.given else 0), pairs.tile)
     stored = options.need_x or options.need_y
     # our product loads G in tiles of its own: what it reads past ours lands in rows that it drops
     side = max(tiles.G_SIDE, pairs.tile.n)
     g = pairs.phi_x.new_empty((up(height, tiles.G_SIDE), up(breadth, side)) if stored else 0)
+    # zeros once: padding has to be finite, and what an earlier block leaves there is
+    given = pairs.scale.new_zeros((up(height, side), up(breadth, side)) if pairs.given else 0)
     add = partial(add_product, alpha=1.0 / pairs.factor, precision=options.precision)
     for rows, cols in blocks(n, m, height, breadth):
-        _lift_block(pairs, sums, options, g, (rows, cols))
+        if pairs.given:
+            put_scores(given, pairs.phi_x[rows], pairs.phi_y[cols], options.precision)
+        _lift_block(pairs, sums, options, (g, given), (rows, cols))
         if options.need_x:
             add(g, pairs.phi_y[cols], sums.dphi_x[rows], False, fresh=cols.start == 0)
         if options.need_y:
             add(g, pairs.phi_x[rows], sums.dphi_y[cols], True, fresh=rows.start == 0)
 
 
-def _lift_block(pairs: _Pairs, sums: PairSums, options: PairOptions, g: Tensor, block: tuple[slice, slice]) -> None:
+def _lift_block(
+    pairs: _Pairs, sums: PairSums, options: PairOptions, scratch: tuple[Tensor, Tensor], block: tuple[slice, slice]
+) -> None:
     """One block: its losses and sums put into or added to `sums`, its g (times the factor) written into the scratch."""
-    (rows, cols), tile = block, pairs.tile
+    (rows, cols), tile, (g, given) = block, pairs.tile, scratch
     height, breadth = rows.stop - rows.start, cols.stop - cols.start
     tall, wide = -(-height // tile.m), -(-breadth // tile.n)
     row_part = sums.loss.new_empty(1 + 2 * options.need_sums + 4 * options.stats, wide, tall * tile.m)
     col_part = sums.loss.new_empty(tall * tile.groups if options.need_sums else 0, wide * tile.n)
-    sides = [pairs.phi_x[rows], pairs.phi_y[cols], g]
+    sides = [given if pairs.given else pairs.phi_x[rows], pairs.phi_y[cols], g]
     if tile.tma:
         shapes = (tile.m, tile.k), (tile.n, tile.k), (tile.m, tile.n // tile.parts)
         sides = [tiles.descriptor(t, shape) if t.numel() else t for t, shape in zip(sides, shapes, strict=True)]
@@ -137,14 +145,15 @@ def _lift_block(pairs: _Pairs, sums: PairSums, options: PairOptions, g: Tensor, 
     args = (
         *sides[:2], pairs.scale, pairs.a[rows.start :], pairs.b[cols.start :], pairs.xi[..., rows.start :],
         pairs.yj[..., cols.start :], weight, sides[2], row_part, col_part,
-        pairs.phi_x.stride(0), pairs.phi_y.stride(0), len(pairs.a), len(pairs.b), g.stride(0), tall * tile.m, wide * tile.n,
+        (given if pairs.given else pairs.phi_x).stride(0), pairs.phi_y.stride(0), len(pairs.a), len(pairs.b), g.stride(0),
+        tall * tile.m, wide * tile.n,
         height, breadth, pairs.phi_x.shape[1], rows.start - cols.start,
     )  # fmt: skip
     flags = {"SUMS": options.need_sums, "STATS": options.stats}
     form = {
         "NEGATIVES_ONLY": options.negatives_only, "IDS": options.ids_given, "WEIGHTED": weight.numel() > 0,
         "STORE": g.numel() > 0, "FACTOR": pairs.factor, "PRECISION": options.precision, "PARTS": tile.parts,
-        "GROUPS": tile.groups, "SPAN": 8 * tile.across, "TMA": tile.tma,
+        "GROUPS": tile.groups, "SPAN": 8 * tile.across, "TMA": tile.tma, "GIVEN": pairs.given,
         "NVIDIA": tiles.nvidia(sigmoid_lift_tile, pairs.scale.device), **flags, **constants(sigmoid_lift_tile, tile),
     }  # fmt: skip
     tiles.launch(sigmoid_lift_tile, tall * wide, args, form, tile)

@@ -34,6 +34,11 @@ def add_product(
     tiles.launch(accumulate, programs, (g, phi, out, factor, alpha, *sizes), form, tile)
 
 
+def put_scores(out: Tensor, phi_x: Tensor, phi_y: Tensor, precision: str) -> None:
+    """phi_x phi_y^T in float32 into the corner of out [.., ..], by the vendor's library."""
+    vendor(out[: len(phi_x), : len(phi_y)], phi_x, phi_y.T, 0.0, 1.0, precision)
+
+
 def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precision: str) -> None:
     """out = beta out + alpha a b, summed in float32; beta 0 ignores what out holds."""
     if a.dtype == torch.float32:

@@ -75,6 +75,11 @@ CANDIDATES = {
 }
 """Rows of LIFT that lost by prediction, for `benchmarks.run --gpu` to measure. The first three move half the operands, or overlap
 as the default does, but spill 13 to 17 registers where a tile has positives."""
+GIVEN = Tile(64, 64, 16, 4, 1, 4, 1)
+"""Tile of `kernels.lift` where the vendor's library takes the score product too; its depth is unused."""
+LIBRARY_SCORES = (torch.float32,)
+"""dtypes whose scores are the library's: float32, whose exact products have no matrix instructions in our kernel. In 16 bits the
+cost model has both within a tenth of each other; `benchmarks.run --gpu` measures them."""
 ACCUMULATE = {
     **{("large", half): Tile(128, 128, 64, 8, 3) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3) for half in _HALVES},
@@ -139,6 +144,11 @@ def vendor_products(device: torch.device, dtype: torch.dtype) -> bool:
         return False
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
     return dtype == torch.float32 or release >= VENDOR_SINCE
+
+
+def library_scores(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the score product is the library's, and the epilogue a pass of its own."""
+    return dtype in LIBRARY_SCORES and vendor_products(device, dtype)
 
 
 def interpreted(kernel: Any) -> bool:

@@ -102,19 +102,46 @@ def test_descriptors_agree_with_pointers(dtype: torch.dtype, monkeypatch: pytest
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) if b.numel() else 0)
 
 
+def with_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's mixed product exists on a GPU alone: here it is taken in float64."""
+
+    def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precision: str) -> None:
+        product = alpha * (a.double() @ b.double()).float()
+        out.copy_(product if beta == 0 else out + product)
+
+    monkeypatch.setattr(products, "vendor", vendor)
+    monkeypatch.setattr(tiles, "vendor_products", lambda device, dtype: True)
+
+
+@pytest.mark.parametrize("options", [{}, {"stats": True}, {"negatives_only": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_library_s_scores_give_the_same(
+    dtype: torch.dtype, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(200, 140, 20, dtype)
+    own = fused.pair_sums(case, ask(**options))
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * (dtype.itemsize + 4))
+    monkeypatch.setattr(tiles, "LIBRARY_SCORES", (dtype,))
+    with_vendor(monkeypatch)
+    sizes = []
+    put = fused.put_scores
+    monkeypatch.setattr(fused, "put_scores", lambda out, *sides: (sizes.append(out.shape), put(out, *sides)))
+    for name, a, b in zip(own._fields, fused.pair_sums(case, ask(**options)), own, strict=True):
+        size = float(b.abs().max()) if b.numel() else 0.0
+        # G is rounded to 16 bits from float32 scores that differ in their last bits
+        slack = 2 * torch.finfo(dtype).eps if name in ("dphi_x", "dphi_y") else 200 * EPS
+        torch.testing.assert_close(a, b, rtol=0, atol=max(slack, 200 * EPS) * size, msg=name)
+    assert len(sizes) > 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_vendor_products_get_the_same_operands(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 140, 20, dtype)
     monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
     own = run(case)
 
-    def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precision: str) -> None:
-        # the library's mixed product exists on a GPU alone
-        product = alpha * (a.double() @ b.double()).float()
-        out.copy_(product if beta == 0 else out + product)
-
-    monkeypatch.setattr(products, "vendor", vendor)
-    monkeypatch.setattr(tiles, "vendor_products", lambda device, dtype: True)
+    with_vendor(monkeypatch)
+    monkeypatch.setattr(tiles, "LIBRARY_SCORES", ())
     for name, a, b in zip(own._fields, run(case), own, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=200 * EPS * float(b.abs().max()), msg=name)
 

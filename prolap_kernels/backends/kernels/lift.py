@@ -33,14 +33,15 @@ def sums(x, SPAN: tl.constexpr):
 
 @triton.jit
 def walk(
-    acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
-    stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
+    acc, given, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
+    stride_given, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
     POSITIVES: tl.constexpr, WIDE: tl.constexpr, NEGATIVES_ONLY: tl.constexpr, IDS: tl.constexpr, WEIGHTED: tl.constexpr,
     STORE: tl.constexpr, SUMS: tl.constexpr, STATS: tl.constexpr, FACTOR: tl.constexpr, PARTS: tl.constexpr,
     GROUPS: tl.constexpr, SPAN: tl.constexpr, TMA: tl.constexpr, NVIDIA: tl.constexpr,
+    GIVEN: tl.constexpr,
 ):  # fmt: skip
     """The epilogue, part by part of the columns. POSITIVES False: the tile has none, and no pair asks for its sign.
-    WIDE: some id of the tile needs more than 32 bits."""
+    WIDE: some id of the tile needs more than 32 bits. GIVEN: `given` holds the products, acc nothing."""
     M: tl.constexpr = acc.shape[0]
     N: tl.constexpr = acc.shape[1]
     W: tl.constexpr = N // PARTS
@@ -72,7 +73,10 @@ def walk(
         start = first_col + part * W
         col = tl.arange(0, W)
         shift = tl.load(b + start + col)[None, :]
-        s = column_part(acc, part, PARTS) + shift
+        if GIVEN:
+            s = tl.load(given + start + (first_row + line).to(tl.int64)[:, None] * stride_given + col[None, :]) + shift
+        else:
+            s = column_part(acc, part, PARTS) + shift
         z = s * c + offset[:, None]
         logit = z
         if POSITIVES:
@@ -135,7 +139,7 @@ def sigmoid_lift_tile(
     stride_x, stride_y, stride_a, stride_b, stride_g, stride_row, stride_col, rows, cols, width, diagonal,
     NEGATIVES_ONLY: tl.constexpr, IDS: tl.constexpr, WEIGHTED: tl.constexpr, STORE: tl.constexpr, SUMS: tl.constexpr,
     STATS: tl.constexpr, FACTOR: tl.constexpr, PRECISION: tl.constexpr, PARTS: tl.constexpr, GROUPS: tl.constexpr,
-    SPAN: tl.constexpr, TMA: tl.constexpr, NVIDIA: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
+    SPAN: tl.constexpr, TMA: tl.constexpr, NVIDIA: tl.constexpr, GIVEN: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Losses, and what else is asked for, of one BLOCK_M x BLOCK_N tile of pairs; a, b, xi, yj of `sigmoid_offsets`.
@@ -143,13 +147,16 @@ def sigmoid_lift_tile(
     row_part [1 + 2 SUMS + 4 STATS, column tiles, stride_row]: sums over the tile's columns of loss; of w g and w g (s - alpha);
     statistics. col_part [row tiles * GROUPS, stride_col], with SUMS: sums of w g over the rows. g [.., stride_g], with STORE:
     FACTOR w g. All are padded to whole tiles, so nothing that is stored needs a mask. Without IDS, x row i and y row
-    i + diagonal make a positive pair, and nothing is ignored. TMA: phi_x, phi_y, g are tensor descriptors.
+    i + diagonal make a positive pair, and nothing is ignored. TMA: phi_x, phi_y, g are tensor descriptors. GIVEN:
+    phi_x is not one side but the products themselves, float32 [.., stride_x], padded with what is finite.
     """
     tiles_n = tl.cdiv(cols, BLOCK_N)
     tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tiles_n, GROUP)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     col = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    if TMA:
+    if GIVEN:
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    elif TMA:
         acc = scores_tma(
             phi_x, phi_y, tile_m * BLOCK_M, tile_n * BLOCK_N, width, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
         )  # fmt: skip
@@ -169,13 +176,13 @@ def sigmoid_lift_tile(
         rare = (first < tile_n * BLOCK_N + BLOCK_N) & (tile_n * BLOCK_N < first + BLOCK_M)
     if rare:
         walk(
-            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
-            stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
-            True, True, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA,
+            acc, phi_x, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
+            stride_x, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
+            True, True, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA, GIVEN,
         )  # fmt: skip
     else:
         walk(
-            acc, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
-            stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
-            IDS, False, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA,
+            acc, phi_x, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
+            stride_x, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
+            IDS, False, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA, GIVEN,
         )  # fmt: skip
