@@ -76,7 +76,7 @@ class _Blocks:
         alpha, beta = p.alpha[rows] if p.alpha.numel() else None, p.beta[cols] if p.beta.numel() else None
         weight = p.row_weight[rows] if p.row_weight.numel() else None
         product = self._product(rows, cols, keep)
-        return Block(product, alpha, beta, weight, p.scale, p.bias, p.x_id[rows], p.y_id[cols])
+        return Block(product, alpha, beta, weight, p.scale.reshape(1), p.bias.reshape(1), p.x_id[rows], p.y_id[cols])
 
     def _product(self, rows: slice, cols: slice, keep: bool) -> Tensor:
         """phi_x phi_y^T; the first pass keeps as many as memory allows for the second, which takes them away."""

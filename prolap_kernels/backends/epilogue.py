@@ -23,7 +23,10 @@ class Form(NamedTuple):
 
 
 class Block(NamedTuple):
-    """product = phi_x phi_y^T [h, w] and what belongs to its rows and columns; None: zeros, for `weight` ones."""
+    """product = phi_x phi_y^T [h, w] and what belongs to its rows and columns; None: zeros, for `weight` ones.
+
+    scale and bias are [1]: the tracer takes 0-d float64 tensors for Python numbers, and fails on them.
+    """
 
     product: Tensor
     alpha: Tensor | None
@@ -103,7 +106,7 @@ def example(form: Form, dtype: torch.dtype, measured: bool, h: int, w: int) -> l
     alpha, beta = (torch.linspace(-1, 1, k, dtype=dtype, device="cpu") for k in (h, w))
     x_id, y_id = (torch.arange(k, device="cpu") % 7 - 1 for k in (h, w))
     # no tensor twice: tracing would take the two for one
-    scale, bias = (torch.tensor(value, dtype=dtype, device="cpu") for value in (3.0, -1.0))
+    scale, bias = (torch.tensor([value], dtype=dtype, device="cpu") for value in (3.0, -1.0))
     block = Block(alpha[:, None] * beta, alpha, beta, 2 - alpha, scale, bias, x_id, y_id)
     normaliser = OBJECTIVES[form.objective].normaliser
     if normaliser is None or not measured:

@@ -255,3 +255,17 @@ def test_a_pass_over_8192_rows_stays_within_its_scratch(how: str) -> None:
     )
     vectors = 4 * 8192 * (3 * 32 + 20)  # inputs and outputs, which are no scratch
     assert int(done.stdout) <= chunked.SCRATCH["cpu"] + vectors
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_float64_compiles_and_leaves_float32_its_program() -> None:
+    program = (
+        "import torch; from prolap_kernels import ppcl_loss, Gaussian; from prolap_kernels.backends import compiled\n"
+        "for dtype in (torch.float64, torch.float32):\n"
+        "    mean = torch.nn.functional.normalize(torch.randn(1100, 4, dtype=dtype)).requires_grad_()\n"
+        "    z = Gaussian(mean, torch.zeros(1100, 4, dtype=dtype))\n"
+        "    ppcl_loss(z, z, 5.0, -2.0).backward()\n"
+        "print([p is not None for p in compiled._programs.values()])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[True, True]", done.stderr
