@@ -34,7 +34,14 @@ TEST = [
     "types-PyYAML",
     "numpy<2.4",  # triton's interpreter cannot run loops with run-time bounds on newer ones
 ]
-BENCH = ["pytest-benchmark>=4"]
+BENCH = [
+    "pytest-benchmark>=4",
+    "matplotlib>=3.8",  # plots
+    # the losses that ours are measured beside; they run on GPUs alone
+    'siglip-kernel>=0.1.2; platform_system == "Linux"',
+    'memeff>=0.3.1; platform_system == "Linux"',
+    'inf-cl>=1.2.1; platform_system == "Linux"',
+]
 
 setup(
     name="prolap",
@@ -47,7 +54,7 @@ setup(
     package_data={"prolap": ["presets/*.yaml"], "prolap_kernels": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
-    extras_require={"train": TRAIN, "test": TEST, "bench": BENCH, "all": TRAIN + TEST + BENCH},
+    extras_require={"train": TRAIN, "test": TEST, "bench": BENCH, "all": TRAIN + TEST + BENCH[:1]},
     entry_points={"console_scripts": ["prolap = prolap.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -61,8 +61,8 @@ def pairwise_loss(
         reduction: "rows" divides by the rows of x that are not ignored (SigLIP), "pairs" by the counted pairs (PCME++), "sum"
             by nothing, "none" gives a loss per row of x. softmax is an average by itself and takes "rows" only.
         stats: also return `PairStats`, what people log, from the same pass.
-        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster); whatever
-            torch is set to, and without effect on other dtypes and on the CPU.
+        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster), whatever
+            torch is set to. Other dtypes do not look at it, and on a CPU torch's own setting holds.
         group: reserved for losses over several ranks; must be None in this version.
         backend: None picks, "chunked", "triton" or "reference" ask for one.
 

@@ -22,7 +22,7 @@ LIVE = 24
 COMPILED_LIVE = 8
 """As many of a compiled sweep: it needs 2, the rest keeps products, and blocks of an eighth stay in the cache."""
 COMPILE_CELLS = 1 << 20
-"""Pairs from which a compiled sweep pays: docs/warmup.md has the figures."""
+"""Pairs from which a sweep is compiled: below, a call takes a fraction of a second either way, a compilation several."""
 
 
 def block_shape(n: int, m: int, k: int, cells: int, live: int = LIVE) -> tuple[int, int]:
