@@ -87,8 +87,8 @@ def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
     given = tiles.library_scores(phi_x.device, phi_x.dtype)
     tile = tiles.GIVEN if given else tiles.lift_tile(phi_x.device, phi_x.dtype)
-    if options.stats or problem.row_weight.numel():
-        tile = tile._replace(registers=0)  # more to hold per thread
+    if options.stats or problem.row_weight.numel():  # more to hold per thread
+        tile = tile._replace(registers=0) if tile.tma else tile._replace(m=max(tile.m // 2, 64))
     alpha, beta, weight, scale = problem.alpha, problem.beta, problem.row_weight, problem.scale.float()
     if alpha.numel() or beta.numel():
         alpha, beta = vector(alpha, n, 0.0), vector(beta, m, 0.0)

@@ -58,7 +58,7 @@ LIFT = {
     **{("blackwell", half): Tile(128, 64, 64, 8, 3, 4) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3, 4, 4) for half in _HALVES},
     **{("amd", half): Tile(128, 64, 64, 8, 2, 2, 4) for half in _HALVES},
-    **{(chip, torch.float32): Tile(128, 64, 16, 8, 2, 2, 4) for chip in LIFT_KINDS},
+    **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in LIFT_KINDS},
 }
 """Tiles of `kernels.lift`, by `lift_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
 
@@ -92,7 +92,7 @@ CHAIN = Strip(2, 128, 4)
 VIB = Strip(4, 256, 4)
 TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)
-FINISH = Strip(32, 64, 4)
+FINISH = Strip(32, 32, 4)
 """Entries per program, and partial sums per step, of `kernels.lift_finish`."""
 VENDOR = True
 """Whether gradient products go to the vendor's library where it takes them, `vendor_products`."""
@@ -120,13 +120,16 @@ def lift_kind(device: torch.device) -> str:
 
 
 def lift_tile(device: torch.device, dtype: torch.dtype) -> Tile:
-    """The row of LIFT: by `lift_kind`, but for Blackwell's tensor memory, from which larger tiles spill."""
+    """The row of LIFT: by `lift_kind`, but for both kinds of Blackwell, on which larger tiles spill."""
     kind = lift_kind(device)
-    return LIFT["blackwell" if kind == "large" and generation(device) == 10 else kind, dtype]
+    blackwell = kind in ("large", "small") and generation(device) in (10, 12)
+    return LIFT["blackwell" if blackwell else kind, dtype]
 
 
 def generation(device: torch.device) -> int:
-    """Major compute capability; 8 for Hopper too where the installed Triton takes no descriptors from the host."""
+    """Major compute capability, 0 without a GPU; 8 for Hopper too where the installed Triton takes no descriptors from the host."""
+    if device.type != "cuda":
+        return 0
     major = torch.cuda.get_device_capability(device)[0]
     return 8 if major == 9 and importlib.util.find_spec("triton.tools.tensor_descriptor") is None else major
 
