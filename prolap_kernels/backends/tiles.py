@@ -127,7 +127,7 @@ def lift_tile(device: torch.device, dtype: torch.dtype) -> Tile:
 
 
 def generation(device: torch.device) -> int:
-    """Major compute capability, 0 without a GPU; 8 for Hopper too where the installed Triton takes no descriptors from the host."""
+    """Major compute capability, 0 without a GPU; 8 for Hopper too where the installed Triton takes no descriptors."""
     if device.type != "cuda":
         return 0
     major = torch.cuda.get_device_capability(device)[0]

@@ -43,7 +43,11 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
             assert (chip, kernel, "bfloat16") in compiled
         assert {(chip, "inclusion_chain", "float32"), (chip, "vib", "float32")} <= compiled
     # one exponential and one reciprocal per pair, in each of two epilogues; a logarithm per row and thread takes no other
-    lifts = [f for f in record["kernels"] if f["kernel"] == "sigmoid_lift_tile" and f["chip"] != "gfx942" and "GIVEN" not in f["configuration"]]
+    lifts = [
+        f
+        for f in record["kernels"]
+        if f["kernel"] == "sigmoid_lift_tile" and f["chip"] != "gfx942" and "GIVEN" not in f["configuration"]
+    ]
     assert lifts
     for f in lifts:
         assert 4 <= f["special"] / f["pairs"] < 4.5, f["configuration"]
