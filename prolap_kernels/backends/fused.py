@@ -116,7 +116,8 @@ def _all_blocks(pairs: _Pairs, sums: PairSums, options: PairOptions) -> None:
     side = max(tiles.G_SIDE, pairs.tile.n)
     g = pairs.phi_x.new_empty((up(height, tiles.G_SIDE), up(breadth, side)) if stored else 0)
     # zeros once: padding has to be finite, and what an earlier block leaves there is
-    given = pairs.scale.new_zeros((up(height, side), up(breadth, side)) if pairs.given else 0)
+    padded = (up(height, side), up(breadth, side))
+    given = pairs.scale.new_zeros(padded) if pairs.given else pairs.scale.new_empty(0)
     add = partial(add_product, alpha=1.0 / pairs.factor, precision=options.precision)
     for rows, cols in blocks(n, m, height, breadth):
         if pairs.given:

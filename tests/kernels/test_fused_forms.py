@@ -11,8 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
+from prolap_kernels import Gaussian, ppcl_loss
 from prolap_kernels.backends import blocks, chunked, fused, products, tiles
 from prolap_kernels.backends.problem import PairSums
+from tests.kernels.common import gaussian
 
 from .test_fused_lift import DEVICE, EPS, NONE, Case, ask, check, evaluate, make, run
 
@@ -202,6 +204,19 @@ def test_one_block_takes_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
         fused.pair_sums(case, ask(ids=False))
     assert launched == ["sigmoid_offsets", "sigmoid_lift_tile", "sigmoid_finish", "accumulate", "accumulate"]
     assert count.names == []
+
+
+def test_the_forward_call_with_gradients_takes_at_most_twelve_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lift included, at the batch of the paper; an operator inside a raw op would show in the test above."""
+    x, y = (Gaussian(*(t.detach().requires_grad_() for t in gaussian(256, 32, seed, torch.float32))) for seed in (1, 2))
+    scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
+    launched: list[str] = []
+    monkeypatch.setattr(tiles, "launch", lambda kernel, *rest: launched.append(kernel.__name__))
+    with Count() as count:
+        ppcl_loss(x, y, scale, bias, backend="triton")
+    outside = [name for name in count.names if name not in ("pairs.default", "rows.default")]
+    assert launched[:2] == ["half_trace", "half_trace"]
+    assert 7 < len(launched) + len(outside) <= 12, launched + outside
 
 
 def test_the_same_bits_twice() -> None:
