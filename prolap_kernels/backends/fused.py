@@ -115,6 +115,10 @@ def _all_blocks(pairs: _Pairs, sums: PairSums, options: PairOptions) -> None:
     # our product loads G in tiles of its own: what it reads past ours lands in rows that it drops
     side = max(tiles.G_SIDE, pairs.tile.n)
     g = pairs.phi_x.new_empty((up(height, tiles.G_SIDE), up(breadth, side)) if stored else 0)
+    if stored:  # what no lift tile writes but a product reads, into rows that it drops
+        for edge in (g[up(height, pairs.tile.m) :], g[:, up(breadth, pairs.tile.n) :]):
+            if edge.numel():
+                edge.zero_()
     # zeros once: padding has to be finite, and what an earlier block leaves there is
     padded = (up(height, side), up(breadth, side))
     given = pairs.scale.new_zeros(padded) if pairs.given else pairs.scale.new_empty(0)
