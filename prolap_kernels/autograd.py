@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import pairs_op, rows_op
+from .ops import pairs_op
 
 SCALED = (True, True, True, True, False, False)
 NO_SECOND = "prolap_kernels: second derivatives are not implemented; backend='reference' has them"
@@ -32,11 +32,11 @@ def wants_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-def _keep_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+def keep_nothing(ctx: Any, inputs: Any, output: Any) -> None:
     pass
 
 
-def _refuse(ctx: Any, *grads: Any) -> Any:
+def refuse(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(NO_SECOND)
 
 
@@ -47,8 +47,8 @@ class _Scaled(torch.autograd.Function):
     def forward(g: Tensor, grad: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
         return (g * grad).to(value.dtype)
 
-    setup_context = staticmethod(_keep_nothing)
-    backward = staticmethod(_refuse)
+    setup_context = staticmethod(keep_nothing)
+    backward = staticmethod(refuse)
 
 
 class _Weighted(torch.autograd.Function):
@@ -60,27 +60,27 @@ class _Weighted(torch.autograd.Function):
         x_id: Tensor, y_id: Tensor, how: tuple[Any, ...], need: tuple[bool, ...],
     ) -> tuple[Tensor, ...]:  # type: ignore[override]  # fmt: skip
         inputs = (phi_x, phi_y, alpha, beta, scale, bias)
-        sums = pairs_op(*inputs, x_id, y_id, g.contiguous(), *how, False, *need)[1:6]
+        sums = pairs_op(*inputs, x_id, y_id, g.contiguous(), *how, False, *need)[1:8]
         return tuple(
             (grad * scale if scaled else grad).to(value.dtype)
-            for grad, scaled, value in zip(_gradients(*sums), SCALED, inputs, strict=True)
+            for grad, scaled, value in zip(_gradients(how, *sums), SCALED, inputs, strict=True)
         )
 
-    setup_context = staticmethod(_keep_nothing)
-    backward = staticmethod(_refuse)
+    setup_context = staticmethod(keep_nothing)
+    backward = staticmethod(refuse)
 
 
-def _gradients(
-    dphi_x: Tensor, dphi_y: Tensor, row: Tensor, col: Tensor, dot: Tensor, *stats: Tensor
-) -> tuple[Tensor, ...]:
+def _gradients(how: tuple[Any, ...], *sums: Tensor) -> tuple[Tensor, ...]:
     """By phi_x, phi_y, alpha, beta, scale and bias; the first four (SCALED) still without the factor scale."""
-    return dphi_x, dphi_y, row, col, dot.sum(), row.sum()
+    dphi_x, dphi_y, row, col, dot, dlogvar_x, dlogvar_y = sums[:7]
+    alpha, beta = (dlogvar_x, dlogvar_y) if how[-1] else (row, col)
+    return dphi_x, dphi_y, alpha, beta, dot.sum(), row.sum()
 
 
 class PairLoss(torch.autograd.Function):
-    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given, precision),
-    stats, per_row and need = (dphi_x, dphi_y, sums). Returns the loss, [N] if per_row else 0-d; its gradients follow for
-    saving, the statistics come last."""
+    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given, precision,
+    score: a tile's name or ""), stats, per_row and need = (x, y, sums). Returns the loss, [N] if per_row else 0-d; its
+    gradients follow for saving, the statistics come last."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -99,43 +99,31 @@ class PairLoss(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         how, _, per_row, need = ctx.options
         inputs, sums = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        wanted = (
-            need[0],
-            need[1],
-            need[2] and inputs[2].numel() > 0,
-            need[2] and inputs[3].numel() > 0,
-            need[2],
-            need[2],
-        )
+        offsets = need[:2] if how[-1] else [need[2] and t.numel() > 0 for t in inputs[2:4]]
+        wanted = (need[0], need[1], *offsets, need[2], need[2])
         if per_row:
             grads = _Weighted.apply(g, *inputs, how, need)
         else:
             factor = g * inputs[4]
             grads = tuple(
                 _Scaled.apply(factor if scaled else g, grad, value) if want else None
-                for grad, scaled, value, want in zip(_gradients(*sums), SCALED, inputs[:6], wanted, strict=True)
+                for grad, scaled, value, want in zip(_gradients(how, *sums), SCALED, inputs[:6], wanted, strict=True)
             )
         return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *[None] * 6)
 
 
-class RowLoss(torch.autograd.Function):
-    """(kind, scale, kappa, rho, backend, need_grad), weight, then the tensors of `rows_op`. Returns rows [N], then gradients."""
+class Kept(torch.autograd.Function):
+    """`value` itself; gradients of the rows that `ignored` [N] marks are zeros, whatever those rows hold."""
 
     @staticmethod
-    def forward(form: tuple[Any, ...], weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(rows_op(list(tensors), weight, *form))
+    def forward(value: Tensor, ignored: Tensor) -> Tensor:  # type: ignore[override]
+        return value.view_as(value)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.count = len(inputs) - 2
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[2:], *output[1:])
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
-        inputs, grads = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        return (
-            None,
-            None,
-            *(_Scaled.apply(g[:, None], grad, value) for grad, value in zip(grads, inputs, strict=True)),
-        )
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (ignored,) = ctx.saved_tensors
+        return g.masked_fill(ignored[:, None], 0), None

@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .autograd import RowLoss, wants_grad
+from .autograd import wants_grad
 from .backends import pick_backend
 from .checks import as_gaussian, check_sides, choose
 from .gaussian import Gaussian
 from .pointwise import inclusion, vib
+from .row_ops import RowLoss
 from .scores import CONVENTIONS
 
 ReduceDims = Literal["sum", "mean", "none"]

@@ -9,24 +9,23 @@ from torch import Tensor
 
 from .backends import chunked
 from .backends.problem import PairOptions, PairProblem
-from .gaussian import Gaussian
 from .objectives import OBJECTIVES
-from .pointwise import half_trace, inclusion, vib
 
 
 @torch.library.custom_op("prolap_kernels::pairs", mutates_args=())
 def pairs_op(
     phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
     x_id: Tensor, y_id: Tensor, row_weight: Tensor,
-    objective: str, backend: str, negatives_only: bool, ids_given: bool, precision: str, stats: bool,
+    objective: str, backend: str, negatives_only: bool, ids_given: bool, precision: str, score: str, stats: bool,
     need_x: bool, need_y: bool, need_sums: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """`PairProblem` and `PairOptions` in, `PairSums` out."""
     problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight)
-    options = PairOptions(objective, negatives_only, ids_given, precision, stats, need_x, need_y, need_sums)
+    flags = negatives_only, ids_given, precision, stats, need_x, need_y, need_sums
+    options = PairOptions(objective, *flags, score, backend)
     # autocast reaches inside custom ops and would run float32 products in 16 bits
     with torch.autocast(phi_x.device.type, enabled=False):
-        if backend == "triton":
+        if backend == "triton" and not score:
             from .backends import fused, fused_softmax
 
             sums = fused.pair_sums if objective == "sigmoid" else fused_softmax.softmax_lift
@@ -36,7 +35,8 @@ def pairs_op(
 
 @pairs_op.register_fake
 def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    scale, objective, (stats, need_x, need_y, need_sums) = rest[2], rest[7], rest[12:]
+    alpha, beta, scale, objective, tile = *rest[:3], rest[7], bool(rest[12])
+    stats, need_x, need_y, need_sums = rest[13:]
 
     def empty(wanted: bool, *shape: int) -> Tensor:
         made: Tensor = scale.new_empty(shape if wanted else 0)
@@ -50,68 +50,7 @@ def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         empty(need_sums, n),
         empty(need_sums, m),
         empty(need_sums, n),
+        empty(need_x and tile, *alpha.shape),
+        empty(need_y and tile, *beta.shape),
         empty(stats, 4, n),
     )
-
-
-# the schema in words: torch 2.6 cannot read list[Tensor] from the annotations
-@torch.library.custom_op(
-    "prolap_kernels::rows",
-    mutates_args=(),
-    schema="(Tensor[] tensors, Tensor weight, str kind, float scale, float kappa, float rho, str backend, bool need_grad)"
-    " -> Tensor[]",
-)
-def rows_op(
-    tensors: list[Tensor],
-    weight: Tensor,
-    kind: str,
-    scale: float,
-    kappa: float,
-    rho: float,
-    backend: str,
-    need_grad: bool,
-) -> list[Tensor]:
-    """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
-    "vib", "vib/prolip", or "half_trace" (of one logvar alone). Returns rows [N], then the gradient of their sum by each
-    of `tensors`."""
-    run = _fused_rows if backend == "triton" else _plain_rows
-    with torch.autocast(weight.device.type, enabled=False):
-        return run(tensors, weight, kind, (scale, kappa, rho), need_grad)
-
-
-def _levels(tensors: list[Tensor]) -> list[Gaussian]:
-    return [Gaussian(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
-
-
-def _plain_rows(
-    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
-) -> list[Tensor]:
-    if kind == "half_trace":
-        rows, grads = half_trace.half_trace(tensors[0], need_grad)
-    elif kind.startswith("vib"):
-        rows, grads = vib.vib(_levels(tensors)[0], kind == "vib/prolip", need_grad)
-    else:
-        rows, grads = inclusion.inclusion_chain(_levels(tensors), weight, form[0], form[1:], kind, need_grad)
-    return [rows, *grads]
-
-
-def _fused_rows(
-    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
-) -> list[Tensor]:
-    from .backends import fused_rows as fused
-
-    if kind == "half_trace":
-        return list(fused.half_trace(tensors[0], need_grad))
-    levels = _levels(tensors)
-    if kind.startswith("vib"):
-        return list(fused.vib(*levels[0], kind == "vib/prolip", need_grad))
-    how = ("sum", "score") if kind == "score" else (kind, "loss")
-    means, logvars = [z.mean for z in levels], [z.logvar for z in levels]
-    rows, dmeans, dlogvars = fused.inclusion_chain(means, logvars, weight, *form, *how, need_grad)
-    return [rows, *(grad for pair in zip(dmeans, dlogvars, strict=True) for grad in pair)]
-
-
-@rows_op.register_fake
-def _(tensors: list[Tensor], weight: Tensor, *rest: Any) -> list[Tensor]:
-    rows = weight.new_empty(tensors[0].shape[0])
-    return [rows, *(weight.new_empty(t.shape if rest[-1] else 0) for t in tensors)]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, ppcl_loss, vib_loss
-from prolap_kernels.ops import pairs_op, rows_op
+from prolap_kernels.ops import pairs_op
+from prolap_kernels.row_ops import rows_op
 from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
