@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import PairLoss, wants_grad
+from .autograd import Kept, PairLoss, wants_grad
 from .backends import FUSED_OBJECTIVES, PRECISIONS, pick_backend
 from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
 from .gaussian import Gaussian
-from .matrix import lift_sides, tile_matrix
+from .matrix import lift_sides
 from .objectives import OBJECTIVES, Objective
 from .pairs import count_pairs, resolve_ids
 from .scores import Lift, Score, find_score
@@ -70,8 +70,8 @@ def pairwise_loss(
         A 0-d tensor ([N] for "none"), or with `stats=True` the pair (loss, statistics). float64 for float64 inputs and float32
         otherwise; 0 with zero gradients when no pair counts. Differentiable once; `backend="reference"` twice.
 
-    N x M exists only as a bounded block where the score is a lift; the scores that are sums over dimensions (`inclusion`,
-    `kl`, ...) hold one N x M matrix in this version.
+    N x M exists only as a bounded block, N x M x D never. Scores that are sums over dimensions (`inclusion`, `kl`, ...) take
+    float32 arithmetic whatever the dtype of the means, and log-variances as they are.
 
     Errors: ValueError or TypeError naming the argument.
     """
@@ -87,13 +87,12 @@ def pairwise_loss(
     scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
     ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
     if x_id is not None:
-        x, y = _blank(rule, x, ids[0]), _blank(rule, y, ids[1])
+        x, y = _blank(rule, x, ids[0], how), _blank(rule, y, ids[1], how)
     options = _Options(goal, how, negatives_only, x_id is not None, precision, stats, reduction == "none")
-    if how == "reference" or rule.lift_x is None:
-        matrix = reference.score_matrix(rule, x, y) if how == "reference" else tile_matrix(rule, x, y)
-        value, sums = _dense(scale * matrix + bias, ids, options)
+    if how == "reference":
+        value, sums = _dense(scale * reference.score_matrix(rule, x, y) + bias, ids, options)
     else:
-        value, sums = _lifted(rule, x, y, scale, bias, ids, options)
+        value, sums = _engine(rule, x, y, scale, bias, ids, options)
     value = _reduce(value, reduction, ids, options)
     if not stats:
         return value
@@ -112,8 +111,8 @@ class _Options(NamedTuple):
 
 
 def _unfused(rule: Score, goal: Objective) -> str | None:
-    if rule.lift_x is None:
-        return f"the score {rule.name!r}"
+    if rule.tile is not None:
+        return None
     return None if goal.name in FUSED_OBJECTIVES else f"the objective {goal.name!r}"
 
 
@@ -154,24 +153,39 @@ def _as_autocast(side: Lift) -> Lift:
     return side._replace(phi=side.phi.to(torch.get_autocast_dtype(device)))
 
 
-def _lifted(
+def _engine(
     rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
 ) -> tuple[Tensor, Tensor]:
-    left, right = (_as_autocast(side) for side in lift_sides(rule, x, y, options.backend))
-    none = scale.new_empty(0)
-    alpha = none if left.offset is None else left.offset
-    beta = none if right.offset is None else right.offset
     how = (options.goal.name, options.backend, options.negatives_only, options.ids_given, options.precision)
-    need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
-    tensors = (left.phi, right.phi, alpha, beta, scale, bias, *ids)
-    loss, *_, sums = PairLoss.apply(*tensors, how, options.stats, options.per_row, need)
+    if rule.tile is not None:
+        tensors = (x.mean, y.mean, x.logvar, y.logvar)
+        need = (wants_grad(*x), wants_grad(*y), wants_grad(scale, bias))
+        name = rule.name
+    else:
+        left, right = (_as_autocast(side) for side in lift_sides(rule, x, y, options.backend))
+        none = scale.new_empty(0)
+        alpha = none if left.offset is None else left.offset
+        beta = none if right.offset is None else right.offset
+        tensors = (left.phi, right.phi, alpha, beta)
+        need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
+        name = ""
+    loss, *_, sums = PairLoss.apply(*tensors, scale, bias, *ids, (*how, name), options.stats, options.per_row, need)
     return loss, sums
 
 
-def _blank(rule: Score, z: Gaussian, row_id: Tensor) -> Gaussian:
-    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient."""
-    ignored = (row_id < 0)[:, None]
-    return Gaussian(z.mean.masked_fill(ignored, 0), z.logvar.masked_fill(ignored, 0) if rule.uses_logvar else z.logvar)
+def _blank(rule: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
+    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient. The chunked engine blanks its
+    blocks by itself, and here sees to it that only zeros come back."""
+    if not rule.uses_logvar:
+        return Gaussian(_drop(z.mean, row_id < 0, backend), z.logvar)
+    return Gaussian(_drop(z.mean, row_id < 0, backend), _drop(z.logvar, row_id < 0, backend))
+
+
+def _drop(value: Tensor, ignored: Tensor, backend: str) -> Tensor:
+    if backend != "chunked":
+        return value.masked_fill(ignored[:, None], 0)
+    kept: Tensor = Kept.apply(value, ignored)
+    return kept
 
 
 def ppcl_loss(

@@ -1,4 +1,4 @@
-"""The pair engine in plain torch: any device, any dtype, one bounded block at a time."""
+"""The pair engine in plain torch: any device, any dtype, one bounded block at a time, whatever makes its scores."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussian import widen
 from ..objectives import OBJECTIVES, Side
 from . import compiled
+from .engines import engine_of
 from .epilogue import Block, Form, Swept, example, measure, sweep
 from .problem import PairOptions, PairProblem, PairSums
 
@@ -40,21 +40,24 @@ class _Blocks:
 
     def __init__(self, problem: PairProblem, options: PairOptions) -> None:
         n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
+        self.engine = engine_of(problem, options)
         cells = SCRATCH.get(like.device.type, SCRATCH["cuda"]) // like.element_size()
-        widened = any(phi.dtype != like.dtype for phi in (problem.phi_x, problem.phi_y))
         self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS and compiled.works()
         live = COMPILED_LIVE if self.compiles else LIVE
-        self.shape = block_shape(n, m, problem.phi_x.shape[1] if widened else 0, cells, live)
+        self.shape = block_shape(n, m, self.engine.beside, cells, live)
         self.buffer = like.new_empty(self.shape[0] * self.shape[1])
         self.kept: dict[tuple[int, int], Tensor] = {}
         self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
         if self.compiles:
             # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
             self.form = self.form._replace(ids=True, grads=True)
-            given = zip((problem.alpha, problem.beta, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
+            given = zip((*self.engine.offsets, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
             alpha, beta, weight = (t.contiguous() if t.numel() else like.new_full((k,), v) for t, k, v in given)
             ids = problem.x_id.contiguous(), problem.y_id.contiguous()
             problem = PairProblem(*problem[:2], alpha, beta, *problem[4:6], *ids, weight)
+        else:
+            alpha, beta = self.engine.offsets
+            problem = problem._replace(alpha=alpha, beta=beta)
         self.problem = problem
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
@@ -79,14 +82,14 @@ class _Blocks:
         return Block(product, alpha, beta, weight, p.scale.reshape(1), p.bias.reshape(1), p.x_id[rows], p.y_id[cols])
 
     def _product(self, rows: slice, cols: slice, keep: bool) -> Tensor:
-        """phi_x phi_y^T; the first pass keeps as many as memory allows for the second, which takes them away."""
+        """The engine's scores; the first pass keeps as many as memory allows for the second, which takes them away."""
         at = rows.start, cols.start
         if not keep and at in self.kept:
             return self.kept.pop(at)
-        x, y = widen(self.problem.phi_x[rows]), widen(self.problem.phi_y[cols])
         if keep and self.compiles and len(self.kept) < COMPILED_LIVE - 3:
-            return self.kept.setdefault(at, x @ y.T)
-        return torch.mm(x, y.T, out=self.buffer[: len(x) * len(y)].view(len(x), len(y)))
+            return self.kept.setdefault(at, self.engine.scores(rows, cols, None))
+        h, w = rows.stop - rows.start, cols.stop - cols.start
+        return self.engine.scores(rows, cols, self.buffer[: h * w].view(h, w))
 
     def _run(self, function: Callable[..., Any], block: Block, sides: Side) -> Any:
         form, dtype = self.form, block.product.dtype
@@ -120,6 +123,8 @@ def _pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
         zeros(options.need_sums, n),
         zeros(options.need_sums, m),
         zeros(options.need_sums, n),
+        zeros(options.need_x and bool(options.score), *problem.alpha.shape),
+        zeros(options.need_y and bool(options.score), *problem.beta.shape),
         zeros(options.stats, 4, n),
     )
     blocks = _Blocks(problem, options)
@@ -138,20 +143,18 @@ def _pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
         if not (options.grads or options.stats):
             return sums
     for rows, cols in blocks:
-        _add(sums, problem, (rows, cols), blocks.sweep(rows, cols, sides))
+        swept = blocks.sweep(rows, cols, sides)
+        _add(sums, (rows, cols), swept)
+        blocks.engine.add(sums, (rows, cols), swept.grad)
     return sums
 
 
-def _add(sums: PairSums, problem: PairProblem, part: tuple[slice, slice], swept: Swept) -> None:
+def _add(sums: PairSums, part: tuple[slice, slice], swept: Swept) -> None:
     rows, cols = part
     if swept.loss.numel():
         sums.loss[rows] += swept.loss
     if sums.stats.numel():
         sums.stats[:, rows] += swept.stats
-    if sums.dphi_x.numel():
-        sums.dphi_x[rows].addmm_(swept.grad, widen(problem.phi_y[cols]))
-    if sums.dphi_y.numel():
-        sums.dphi_y[cols].addmm_(swept.grad.T, widen(problem.phi_x[rows]))
     if sums.row.numel():
         sums.row[rows] += swept.row
         sums.col[cols] += swept.grad.sum(0)

@@ -74,6 +74,8 @@ def sigmoid_lift(problem: PairProblem, options: PairOptions) -> PairSums:
         new(options.need_sums, n),
         new(options.need_sums, m),
         new(options.need_sums, n),
+        new(False),
+        new(False),
         new(options.stats, 4, n),
     )
     if n and m:

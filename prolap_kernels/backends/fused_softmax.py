@@ -86,6 +86,8 @@ def softmax_lift(problem: PairProblem, options: PairOptions) -> PairSums:
         new(need_sums, n),
         new(need_sums, m),
         new(need_sums, n),
+        new(False),
+        new(False),
         new(options.stats, 4, n),
     )
     if n and m:

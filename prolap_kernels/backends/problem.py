@@ -12,10 +12,11 @@ __all__ = ["SATURATED", "PairOptions", "PairProblem", "PairSums"]
 
 
 class PairProblem(NamedTuple):
-    """s_ij = phi_x_i . phi_y_j + alpha_i + beta_j and logit = scale s + bias, on N x M pairs.
+    """logit = scale s + bias on N x M pairs; a lift's score is s_ij = phi_x_i . phi_y_j + alpha_i + beta_j.
 
     phi_x [N, K], phi_y [M, K]; alpha [N], beta [M] (size 0: none), scale, bias 0-d, in the dtype of the sums;
     x_id [N], y_id [M] int64; row_weight [N] weighs the rows in the gradients (size 0: all ones).
+    A tile's phi are the means and its alpha, beta the log-variances, [N, D] and [M, D].
     """
 
     phi_x: Tensor
@@ -30,7 +31,8 @@ class PairProblem(NamedTuple):
 
 
 class PairOptions(NamedTuple):
-    """ids_given False: the ids are those of the diagonal, nothing is ignored. precision: of float32 products on a GPU."""
+    """ids_given False: the ids are those of the diagonal, nothing is ignored. precision: of float32 products on a GPU.
+    score: the name of a tile, "" for a lift, whose score is in phi; backend: who sums a tile's dimensions."""
 
     objective: str
     negatives_only: bool
@@ -40,6 +42,8 @@ class PairOptions(NamedTuple):
     need_x: bool
     need_y: bool
     need_sums: bool
+    score: str = ""
+    backend: str = "chunked"
 
     @property
     def grads(self) -> bool:
@@ -51,7 +55,8 @@ class PairSums(NamedTuple):
 
     loss [N] per row of x ([1] where the objective is no sum over rows). With g = row_weight * dL/dlogit:
     dphi_x = sum_j g phi_y_j [N, K] and dphi_y = sum_i g phi_x_i [M, K], both still without the factor `scale`;
-    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N].
+    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N]. For a tile, g ds/dmean in place of g phi, and the same by the
+    log-variances in dlogvar_x [N, D], dlogvar_y [M, D].
     stats [4, N], sums over the counted pairs of a row: logits of the positives, logits of the negatives, number of
     saturated positives, of saturated negatives.
     """
@@ -62,4 +67,6 @@ class PairSums(NamedTuple):
     row: Tensor
     col: Tensor
     dot: Tensor
+    dlogvar_x: Tensor
+    dlogvar_y: Tensor
     stats: Tensor

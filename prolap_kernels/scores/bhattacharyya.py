@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score
+from .base import Score, Tile
+from .elementary import log_complement, reciprocal
+from .parts import split_variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -15,4 +17,26 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return -(0.25 * (x.mean - y.mean).square() / both + 0.5 * spread)
 
 
-BHATTACHARYYA = Score("bhattacharyya", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean, v, v'): with T = (vy - vx)/(vx + vy), the spread's term is log(1 - T^2)/4."""
+    inverse = reciprocal(xb + yb)
+    tilt = ((yb - xb) + (yc - xc)) * inverse
+    spread = log_complement(tilt * tilt, 4.0 * (xb * inverse) * (yb * inverse))
+    return 0.25 * (spread - (xa - ya) * (xa - ya) * inverse)
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + yb)
+    tilt = ((yb - xb) + (yc - xc)) * inverse
+    pull = (xa - ya) * inverse
+    return -0.5 * pull, 0.25 * (pull * (xa - ya) * (xb * inverse) + tilt)
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + yb)
+    tilt = ((yb - xb) + (yc - xc)) * inverse
+    pull = (xa - ya) * inverse
+    return 0.5 * pull, 0.25 * (pull * (xa - ya) * (yb * inverse) - tilt)
+
+
+BHATTACHARYYA = Score("bhattacharyya", formula, tile=Tile(split_variance, split_variance, value, slope_x, slope_y))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score
+from .base import Score, Tile
+from .elementary import log, reciprocal
+from .parts import variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -14,4 +16,23 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return -0.5 * x.logvar - 0.5 * wide.log() - (x.mean - y.mean).square() / wide
 
 
-CONTAINMENT = Score("containment", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean, v); the term -lx/2 is the row's."""
+    wide = xb + 2.0 * yb
+    return -0.5 * log(wide) - (xa - ya) * (xa - ya) * reciprocal(wide)
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + 2.0 * yb)
+    pull = (xa - ya) * inverse
+    return -2.0 * pull, xb * inverse * (pull * (xa - ya) - 0.5)
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + 2.0 * yb)
+    pull = (xa - ya) * inverse
+    return 2.0 * pull, yb * inverse * (2.0 * pull * (xa - ya) - 1.0)
+
+
+TILE = Tile(variance, variance, value, slope_x, slope_y, logvar_x=-0.5)
+CONTAINMENT = Score("containment", formula, tile=TILE)

@@ -7,7 +7,9 @@ import math
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score
+from .base import Score, Tile
+from .elementary import log, reciprocal
+from .parts import variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -16,4 +18,22 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return -0.5 * ((x.mean - y.mean).square() / both + both.log() + math.log(2 * math.pi))
 
 
-ELK = Score("elk", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean, v)."""
+    both = xb + yb
+    return -0.5 * ((xa - ya) * (xa - ya) * reciprocal(both) + log(both) + 1.8378770664093453)
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + yb)
+    pull = (xa - ya) * inverse
+    return -pull, 0.5 * xb * inverse * (pull * (xa - ya) - 1.0)
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb + yb)
+    pull = (xa - ya) * inverse
+    return pull, 0.5 * yb * inverse * (pull * (xa - ya) - 1.0)
+
+
+ELK = Score("elk", formula, tile=Tile(variance, variance, value, slope_x, slope_y))

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from . import kl
-from .base import Score
+from .base import Score, Tile
+from .elementary import reciprocal
+from .parts import split_variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -14,4 +16,25 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return kl.formula(x, y) + kl.formula(y, x)
 
 
-JEFFREYS = Score("jeffreys", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean, v, v'): -((vy - vx)^2 + (vx + vy)(mx - my)^2)/(2 vx vy), without a logarithm or an exponential."""
+    inverse = reciprocal(xb * yb)
+    delta = (yb - xb) + (yc - xc)
+    return -0.5 * ((delta * inverse) * delta + ((xb + yb) * inverse) * ((xa - ya) * (xa - ya)))
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb * yb)
+    delta = (yb - xb) + (yc - xc)
+    both = (xb + yb) * inverse
+    return (ya - xa) * both, 0.5 * (delta * both + (xa - ya) * (xa - ya) * (yb * inverse))
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    inverse = reciprocal(xb * yb)
+    delta = (yb - xb) + (yc - xc)
+    both = (xb + yb) * inverse
+    return (xa - ya) * both, 0.5 * ((xa - ya) * (xa - ya) * (xb * inverse) - delta * both)
+
+
+JEFFREYS = Score("jeffreys", formula, tile=Tile(split_variance, split_variance, value, slope_x, slope_y))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score
+from .base import Score, Tile
+from .elementary import exp_excess, expm1
+from .parts import logvar, logvar_precision
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -14,4 +16,17 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return -0.5 * (gap + (-gap).expm1() + (x.mean - y.mean).square() / y.var)
 
 
-KL = Score("kl", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean, logvar) of x, (mean, logvar, 1/v) of y."""
+    return -0.5 * (exp_excess(xb - yb) + (xa - ya) * (xa - ya) * yc)
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    return (ya - xa) * yc, -0.5 * expm1(xb - yb)
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    return (xa - ya) * yc, 0.5 * (expm1(xb - yb) + (xa - ya) * (xa - ya) * yc)
+
+
+KL = Score("kl", formula, tile=Tile(logvar, logvar_precision, value, slope_x, slope_y))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score
+from .base import Score, Tile
+from .parts import mean_alone, precision
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -13,4 +14,17 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return -(x.mean - y.mean).square() / y.var
 
 
-MAHALANOBIS = Score("mahalanobis", formula)
+def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """By parts (mean) of x, (mean, 1/v) of y."""
+    return (ya - xa) * (xa - ya) * yb
+
+
+def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    return 2.0 * (ya - xa) * yb, 0.0 * xa
+
+
+def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    return 2.0 * (xa - ya) * yb, (xa - ya) * (xa - ya) * yb
+
+
+MAHALANOBIS = Score("mahalanobis", formula, tile=Tile(mean_alone, precision, value, slope_x, slope_y))
