@@ -33,6 +33,7 @@ OPTIONS = {
 TRACED, CHECKED = (131, 3989), (19, 37)
 """Sizes of the blocks that a program is traced on, primes so that nothing divides them, and checked on besides."""
 Program = Callable[..., Sequence[Tensor]]
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 log = logging.getLogger("prolap_kernels")
 _programs: dict[Hashable, Program | None] = {}
 _lock = threading.RLock()
@@ -43,27 +44,29 @@ def works() -> bool:
     return os.environ.get(OFF, "1") != "0" and None not in _programs.values()
 
 
-def program(key: Hashable, function: Program, example: Callable[[int, int], list[Tensor]]) -> Program | None:
+def program(
+    key: Hashable, function: Program, example: Callable[..., list[Tensor]], shapes: Shapes = (TRACED, CHECKED)
+) -> Program | None:
     """`function`, from tensors to a sequence of tensors, compiled once per key; None where it has to run eagerly.
 
-    example(h, w): its arguments for a block of this size.
+    example(*shape): its arguments for a block of this shape; shapes: the one it is traced on, and another that it is checked on.
     """
     with _lock:
         if key not in _programs:
-            _programs[key] = _build(function, example) if works() else None
+            _programs[key] = _build(function, example, shapes) if works() else None
         return _programs[key]
 
 
-def _build(function: Program, example: Callable[[int, int], list[Tensor]]) -> Program | None:
+def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shapes) -> Program | None:
     try:
         with _undisturbed():
             from torch import _inductor
             from torch.fx.experimental.proxy_tensor import make_fx
 
-            graph = make_fx(function, tracing_mode="symbolic")(*example(*TRACED))
+            graph = make_fx(function, tracing_mode="symbolic")(*example(*shapes[0]))
             symbolic = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
             made: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
-            for shape in (TRACED, CHECKED):
+            for shape in shapes:
                 _check(made, function, example(*shape))
             return made
     except Exception as error:  # whatever a compiler can do wrong, the loss is still there

@@ -94,6 +94,10 @@ TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)
 FINISH = Strip(32, 32, 4)
 """Entries per program, and partial sums per step, of `kernels.lift_finish`."""
+SUMMED, SLOPES = Strip(16, 256, 8), Strip(16, 128, 8)
+"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`: a thread gets 4 x 4 and 2 x 4."""
+SPAN, UNROLL = 32, (4, 2)
+"""Terms that a partial sum of either kernel takes, and steps that their loops are unrolled by."""
 VENDOR = True
 """Whether gradient products go to the vendor's library where it takes them, `vendor_products`."""
 VENDOR_SINCE = (2, 11)

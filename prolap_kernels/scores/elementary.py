@@ -37,9 +37,12 @@ def log_complement(q: Tensor, rest: Tensor) -> Tensor:
     return torch.where(q < 0.5, torch.log1p(-q), rest.log())
 
 
-def asinh_half(s: Tensor) -> Tensor:
-    """asinh(s/2) for s^2 <= 1/2; odd to the last bit."""
-    return (0.5 * s).asinh() if s.dtype == torch.float64 else s * _polynomial(s * s, ASINH_HALF)
+def asinh_half_ratio(p: Tensor) -> Tensor:
+    """asinh(s/2)/s for p = s^2 <= 1/2."""
+    if p.dtype != torch.float64:
+        return _polynomial(p, ASINH_HALF)
+    s = p.sqrt()
+    return torch.where(p > 1e-16, (0.5 * s).asinh() / s, 0.5)
 
 
 def expm1(z: Tensor) -> Tensor:

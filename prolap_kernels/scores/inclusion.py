@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from .base import Score, Tile
-from .elementary import asinh_half, rsqrt
+from .elementary import asinh_half_ratio, rsqrt
 from .parts import split_variance
 
 CONVENTIONS = {"exact": (0.5, 1.0), "prolip": (1.0, 4.5399929762484854e-05)}
@@ -32,23 +32,24 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     """By parts (mean, v, v'), without kappa (ly - lx), which is a term of the rows.
 
     With R = ((2 vx + vy)(vx + 2 vy))^(-1/2) and s = (vy - vx) R, log((2 vx + vy)/(vx + 2 vy))/2 = -asinh(s/2), so that
-    f = (mx - my)^2 R s - asinh(s/2): one special function, no logarithm, and odd in s to the last bit.
+    f = s ((mx - my)^2 R - asinh(s/2)/s): one special function, no logarithm, and odd in s to the last bit.
     """
     root = rsqrt((2.0 * xb + yb) * (xb + 2.0 * yb))
     s = ((yb - xb) + (yc - xc)) * root
-    return (xa - ya) * (xa - ya) * root * s - asinh_half(s)
+    return s * ((xa - ya) * (xa - ya) * root - asinh_half_ratio(s * s))
 
 
 def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
-    """With a = vx R, b = vy R: df/dmx = 2 (mx - my) R s, df/dlx = (3/2) a b - (mx - my)^2 R a (7 b^2 + 4 a b - 2 a^2).
+    """With a = vx R, b = vy R: df/dmx = 2 (mx - my) R s, df/dlx = a (3 b/2 - (mx - my)^2 R (9 b (a + b) - 1)).
 
-    No squared variance appears that could underflow: plain formulas lose their gradient from logvar about -22 on.
+    (2 a + b)(a + 2 b) = 1 makes 7 b^2 + 4 a b - 2 a^2 out of the last bracket. No squared variance appears that could underflow:
+    plain formulas lose their gradient from logvar about -22 on.
     """
     root = rsqrt((2.0 * xb + yb) * (xb + 2.0 * yb))
     a, b = xb * root, yb * root
     pull = (xa - ya) * root
     by_mean = 2.0 * pull * (((yb - xb) + (yc - xc)) * root)
-    return by_mean, a * (1.5 * b - (xa - ya) * pull * (b * (7.0 * b + 4.0 * a) - 2.0 * a * a))
+    return by_mean, a * (1.5 * b - (xa - ya) * pull * (9.0 * (b * (a + b)) - 1.0))
 
 
 def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
@@ -57,7 +58,7 @@ def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     a, b = xb * root, yb * root
     pull = (ya - xa) * root
     by_mean = 2.0 * pull * (((yb - xb) + (yc - xc)) * root)
-    return by_mean, b * ((ya - xa) * pull * (a * (7.0 * a + 4.0 * b) - 2.0 * b * b) - 1.5 * a)
+    return by_mean, b * ((ya - xa) * pull * (9.0 * (a * (a + b)) - 1.0) - 1.5 * a)
 
 
 def _score(name: str, convention: str) -> Score:
