@@ -8,6 +8,7 @@ from .modules import InfoNCELoss, PPCLLoss
 from .objectives import OBJECTIVES
 from .scores import SCORES
 from .stats import PairStats
+from .topk import pairwise_rerank, pairwise_topk, score_blocks
 
 __version__ = "0.1.0"
 
@@ -24,7 +25,10 @@ __all__ = [
     "infonce_loss",
     "mask_repulsive_loss",
     "pairwise_loss",
+    "pairwise_rerank",
     "pairwise_score",
+    "pairwise_topk",
     "ppcl_loss",
+    "score_blocks",
     "vib_loss",
 ]
