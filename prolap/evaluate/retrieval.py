@@ -6,16 +6,18 @@ function of them. Ties are broken against us: an irrelevant item that scores as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from prolap_kernels import Gaussian, pairwise_score
+from prolap_kernels import Gaussian, score_blocks
 
-_BLOCK = 4_000_000  # scores held at a time
+_ROWS = 64  # of a block, counted at a time
 
 
 @dataclass(frozen=True)
@@ -74,42 +76,44 @@ def ranks(
     *,
     score: str = "csd",
 ) -> Ranks:
-    """Ranks of the relevant items of each query by `pairwise_score`, in bounded blocks of queries.
+    """Ranks of the relevant items of each query, counted exactly over all scores in bounded blocks.
 
     `relevance[q]` is the index, or the indices, of the gallery items relevant to query q (binary). The i-th relevant
-    item, best first, has rank i + (number of irrelevant items that score at least as high). Scores are taken in float64
-    and rounded to float32, so that equal embeddings tie exactly wherever they stand in a matrix product. A score that
-    is not finite is an error.
+    item, best first, has rank i + (number of irrelevant items that score at least as high). Counted, since a rank is
+    wanted however low it is, and the best k would not hold it. Scores are taken in float64 and rounded to float32, so
+    that equal embeddings tie exactly wherever they stand in a matrix product. A score that is not finite is an error.
+
+    Beyond the embeddings and numbers for each query and relevant item, memory is that of `score_blocks`: the same for
+    any number of queries and items. The blocks with a relevant item are computed twice, first for its score.
     """
     relevant = torch.from_numpy(_padded(relevance, len(gallery.mean)))
     if len(relevant) != len(queries.mean):
         raise ValueError(f"relevance has {len(relevant)} rows for {len(queries.mean)} queries; one a query is wanted.")
-    queries, gallery = _double(queries), _double(gallery)
-    block = max(1, _BLOCK // max(1, len(gallery.mean)))
-    found = torch.zeros_like(relevant)
-    for first in range(0, len(relevant), block):
-        rows = slice(first, first + block)
-        scores = pairwise_score(Gaussian(queries.mean[rows], queries.logvar[rows]), gallery, score=score).float()
-        if not bool(torch.isfinite(scores).all()):
-            raise ValueError(f"score {score!r} of queries {first} to {first + len(scores) - 1} is not finite.")
-        found[rows] = _rank_block(scores, relevant[rows])
-    return Ranks(found.numpy(), (relevant >= 0).sum(1).numpy(), len(gallery.mean))
-
-
-def _double(z: Gaussian) -> Gaussian:
-    return Gaussian(z.mean.detach().double(), z.logvar.detach().double())
-
-
-def _rank_block(scores: torch.Tensor, relevant: torch.Tensor) -> torch.Tensor:
-    valid = relevant >= 0
-    best = scores.gather(1, relevant.clamp(min=0)).masked_fill(~valid, -torch.inf)
-    rest = scores.scatter(1, torch.where(valid, relevant, relevant[:, :1]), -torch.inf)
+    valid, relevant = relevant >= 0, relevant.to(queries.mean.device)
+    walk = partial(score_blocks, queries, gallery, score=score, precise=True)
+    best = torch.full(relevant.shape, -torch.inf, device=relevant.device)
+    for rows, columns, scores in walk(wanted=lambda rows, columns: len(_places(relevant[rows], columns)[0]) > 0):
+        query, place, item = _places(relevant[rows], columns)
+        best[rows][query, place] = scores[query, item]
     best = best.sort(dim=1, descending=True).values
-    out = torch.zeros_like(relevant)
-    for place in range(relevant.shape[1]):
-        above = (rest >= best[:, place, None]).sum(1)
-        out[:, place] = torch.where(best[:, place] > -torch.inf, above + place + 1, 0)
-    return out
+    above = torch.zeros_like(relevant)
+    for rows, columns, scores in walk():
+        if not all(map(math.isfinite, torch.stack(torch.aminmax(scores)).tolist())):
+            raise ValueError(f"score {score!r} of queries {rows.start} to {rows.stop - 1} is not finite.")
+        query, _, item = _places(relevant[rows], columns)
+        scores[query, item] = -torch.inf
+        # a few rows at a time: torch makes int64 of bools before it sums them
+        for part, limits, count in zip(*(t.split(_ROWS) for t in (scores, best[rows], above[rows])), strict=True):
+            for index, limit in enumerate(limits.T):
+                count[:, index] += (part >= limit[:, None]).sum(1)
+    found = torch.where(valid, above.cpu() + torch.arange(1, relevant.shape[1] + 1), 0)
+    return Ranks(found.numpy(), valid.sum(1).numpy(), len(gallery.mean))
+
+
+def _places(relevant: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row and place in `relevant` of the items in these columns, and where among the columns each is."""
+    query, place = ((relevant >= columns.start) & (relevant < columns.stop)).nonzero(as_tuple=True)
+    return query, place, relevant[query, place] - columns.start
 
 
 def clips_to_captions(clip_of_caption: ArrayLike, clips: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ import torch
 
 from prolap.evaluate.retrieval import clips_to_captions, ranks, retrieve, risk_coverage, summary
 from prolap_kernels import Gaussian, pairwise_score
+from prolap_kernels.topk import SCRATCH
 
 RANX = """
 import json, sys
@@ -39,7 +40,7 @@ def brute_ranks(scores: np.ndarray, relevance: list[list[int]]) -> list[list[int
 def test_ranks_are_those_of_a_sort(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, gallery = gaussians(23), gaussians(31, seed=1)
     relevance = [sorted({i, (3 * i + 2) % 31, 7}) for i in range(23)]
-    monkeypatch.setattr("prolap.evaluate.retrieval._BLOCK", 100)  # several blocks of queries
+    monkeypatch.setitem(SCRATCH, "cpu", 6 << 10)  # blocks that divide queries and gallery
     found = ranks(queries, gallery, relevance, score=score)
     wanted = brute_ranks(pairwise_score(queries, gallery, score=score).numpy(), relevance)
     assert [row[:p].tolist() for row, p in zip(found.ranks, found.positives, strict=True)] == wanted
@@ -49,12 +50,59 @@ def test_ranks_are_those_of_a_sort(score: str, monkeypatch: pytest.MonkeyPatch) 
         assert found.average_precision(k) == pytest.approx(by_hand)
 
 
-def test_ties_are_broken_against_us() -> None:
+@pytest.mark.parametrize("score", ["csd", "dot", "csd_distance", "kl"])
+@pytest.mark.parametrize("scratch", [1000, 20_000, SCRATCH["cpu"]])
+def test_ties_are_broken_against_us(score: str, scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCRATCH, "cpu", scratch)
+    same = Gaussian(torch.ones(67, 5) / 5**0.5, torch.zeros(67, 5))
+    assert ranks(same, same, list(range(67)), score=score).ranks[:, 0].tolist() == [67] * 67
+
+
+def test_a_model_that_says_the_same_of_everything_finds_nothing() -> None:
     same = Gaussian(torch.ones(67, 5) / 5**0.5, torch.zeros(67, 5))
     found = ranks(same, same, list(range(67)))
-    assert found.ranks[:, 0].tolist() == [67] * 67, "a model that says the same of everything finds nothing"
+    assert found.hits(10).sum() == 0
     several = ranks(Gaussian(same.mean[:1], same.logvar[:1]), same, [[0, 5, 9]])
     assert several.ranks.tolist() == [[65, 66, 67]]
+
+
+def test_copies_of_the_relevant_item_tie_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gallery item stands there four times, so the best rank that we grant ourselves is 4."""
+    queries, items = gaussians(30, dim=33), gaussians(30, dim=33, seed=1)
+    gallery = items.rows(torch.arange(120) % 30)
+    wanted = brute_ranks(pairwise_score(queries, items).numpy(), [[q] for q in range(30)])
+    for scratch in (40_000, SCRATCH["cpu"]):
+        monkeypatch.setitem(SCRATCH, "cpu", scratch)
+        found = ranks(queries, gallery, [q + 30 * (q % 4) for q in range(30)])
+        assert found.ranks[:, 0].tolist() == [4 * row[0] for row in wanted]
+
+
+PEAK = """
+import ctypes, torch
+from prolap.evaluate.retrieval import ranks
+from prolap_kernels import Gaussian
+def status(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) << 10
+def run(n):
+    torch.manual_seed(0)
+    x, y = (Gaussian(torch.randn(n, 16), torch.randn(n, 16)) for _ in range(2))
+    relevant = torch.randperm(n).numpy()
+    before = status("VmRSS")
+    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
+    ranks(x, y, relevant)
+    return status("VmHWM") - before
+run(4000)  # brings the libraries' own buffers
+ctypes.CDLL(None).malloc_trim(0)
+print(run(8000))
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to reset the peak of memory")
+def test_memory_does_not_grow_with_the_matrix() -> None:
+    """8000 x 8000 scores are 512 MB in float64; the embeddings 1 MB."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    kept = 16 << 20  # by the allocator
+    assert int(done.stdout) <= SCRATCH["cpu"] + 8000 * 200 + kept  # some numbers for each query
 
 
 def test_map_divides_by_the_positives_missed_too() -> None:
