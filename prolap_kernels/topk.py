@@ -42,16 +42,17 @@ def score_blocks(
     `pairwise_score`. Rows outside, columns inside, both ascending; blocks are about square. Empty sides have no block. A block
     is yours to change until the next one is asked for, which may be written over it.
 
-    precise: each block is computed in float64 and rounded to float32, whatever the inputs. The last bits of a matrix product
-        depend on where a row stands in it, so equal rows of y need not score the same to the last bit; rounded to half the
-        digits they do, but for a score within 1e-16 or so of a boundary of float32, and but for what a lift of distances loses.
+    precise: each block is computed in float64 and rounded to float32, whatever the dtypes of x and y. The last bits of
+        a matrix product depend on where a row stands in it, so equal rows of y need not score the same to the last bit; rounded
+        to half the digits they do, but for a score within 1e-16 or so of a boundary of float32, and for what a lift of
+        distances loses.
     scratch: bytes that one block and what it is made of may take, `SCRATCH` by default; it fixes the size of the blocks. What
         `pairwise_score` itself needs for scores that are sums over dimensions comes on top, and is bounded too.
     wanted(rows, columns): blocks for which it is False are neither computed nor given.
 
     Errors: ValueError or TypeError naming the argument, at the call.
     """
-    rule, x, y = _checked(x, y, score, score_options)
+    rule, x, y = _checked(x, y, score, score_options, precise)
     n, (m, d) = len(x.mean), y.mean.shape
     size = 8 if precise or x.mean.dtype == torch.float64 else 4
     sides = _block_sides(n, m, d, size, _scratch(x, scratch))
@@ -59,11 +60,12 @@ def score_blocks(
 
 
 def _checked(
-    x: Gaussian | Tensor, y: Gaussian | Tensor, score: str, score_options: dict[str, str]
+    x: Gaussian | Tensor, y: Gaussian | Tensor, score: str, score_options: dict[str, str], any_dtype: bool = False
 ) -> tuple[Score, Gaussian, Gaussian]:
     rule = find_score(score, **score_options)
     x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
-    check_sides(("x", "y"), x, y)
+    shape = y.rows(slice(0))
+    check_sides(("x", "y"), x, shape._replace(mean=shape.mean.to(x.mean.dtype)) if any_dtype else shape)
     return rule, x.detach(), y.detach()
 
 
@@ -163,7 +165,7 @@ def pairwise_topk(
 
     Errors: ValueError or TypeError naming the argument; k beyond M is a ValueError.
     """
-    rule, x, y = _checked(x, y, score, score_options)
+    rule, x, y = _checked(x, y, score, score_options, precise)
     n, m = len(x.mean), len(y.mean)
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= m:
         raise ValueError(f"k must be a whole number from 1 to y's {m} rows, got {k!r}")

@@ -200,6 +200,13 @@ def test_equal_rows_tie_wherever_they_stand_in_precise_blocks() -> None:
         assert torch.equal(values, values[:, :1].expand(40, 3))
 
 
+def test_precise_blocks_take_sides_of_two_dtypes() -> None:
+    x, y = integers(5, 3, 1), integers(9, 3, 2).double()
+    assert torch.equal(pairwise_topk(x, y, 4, score="dot", precise=True)[1], sorted_dense(x.double() @ y.T, 4)[1])
+    with pytest.raises(TypeError, match=r"y.mean must have x.mean's dtype"):
+        pairwise_topk(x, y, 4, score="dot")
+
+
 def test_blocks_fit_their_scratch() -> None:
     for n, m, d, size, scratch in [
         (10**6, 10**6, 256, 4, 64 << 20),
