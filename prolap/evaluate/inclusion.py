@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prolap.evaluate.statistics import Interval, bootstrap, paired_bootstrap
 from prolap.seeding import numpy_generator
-from prolap_kernels import Gaussian, inclusion_score
+from prolap_kernels import Gaussian, inclusion_score, score_blocks
 
 NEIGHBOURS = 20
 _BLOCK = 1_000_000  # pairs held at a time
@@ -81,9 +81,9 @@ def control(x: Gaussian, masked: Gaussian, *, pairs: int | None = None, seed: in
     sample equally often on both sides (standard error below 1/2 / sqrt(pairs)).
     """
     n = len(x.mean)
-    shifts = numpy_generator(seed, "control").permutation(np.arange(1, n))
-    if pairs is not None and pairs < n * (n - 1):
-        shifts = shifts[: max(1, -(-pairs // n))]
+    if pairs is None or pairs >= n * (n - 1):
+        return _all_inside(x, masked) / (n * (n - 1)), n * (n - 1)
+    shifts = numpy_generator(seed, "control").permutation(np.arange(1, n))[: max(1, -(-pairs // n))]
     order = torch.from_numpy(numpy_generator(seed, "control order").permutation(n))
     shuffled, width = Gaussian(x.mean[order], x.logvar[order]), max(1, _ELEMENTS // max(1, x.mean.shape[1]) // n)
     inside = 0
@@ -94,6 +94,15 @@ def control(x: Gaussian, masked: Gaussian, *, pairs: int | None = None, seed: in
         left = Gaussian(shuffled.mean[i], shuffled.logvar[i])
         inside += int((inclusion_score(left, Gaussian(masked.mean[j], masked.logvar[j])) > 0).sum())
     return inside / (n * len(shifts)), n * len(shifts)
+
+
+def _all_inside(x: Gaussian, masked: Gaussian) -> int:
+    """How many of all i != j have H(x_i in m_j) > 0, in blocks of bounded memory."""
+    inside = 0
+    for rows, columns, scores in score_blocks(x, masked, score="inclusion"):
+        own = scores.diagonal(rows.start - columns.start)
+        inside += int(torch.count_nonzero(scores > 0)) - int(torch.count_nonzero(own > 0))
+    return inside
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prolap_kernels import Gaussian, pairwise_score
+from prolap_kernels import Gaussian, pairwise_topk
 
 POINTS = 51
 LEVELS = 4
-_BLOCK = 4_000_000  # scores held at a time
+_BLOCK = 4_000_000  # scores, or elements of embeddings in float64, held at a time
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -33,14 +33,11 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def starts(audio: Gaussian, captions: Gaussian, *, score: str = "csd") -> Indices:
-    """Index of the caption nearest to each sound by the model's retrieval score; ties by the lower index."""
-    wide = Gaussian(captions.mean.double(), captions.logvar.double())
-    block = max(1, _BLOCK // max(1, len(captions.mean)))
-    parts = []
-    for first in range(0, len(audio.mean), block):
-        rows = Gaussian(audio.mean[first : first + block].double(), audio.logvar[first : first + block].double())
-        parts.append(pairwise_score(rows, wide, score=score).argmax(1))
-    return torch.cat(parts).numpy()
+    """Index of the caption nearest to each sound by the model's retrieval score; ties by the lower index.
+
+    Scores are those of `prolap.evaluate.retrieval`, float64 rounded to float32: equal captions tie.
+    """
+    return pairwise_topk(audio, captions, 1, score=score, precise=True)[1][:, 0].cpu().numpy()
 
 
 def label_free_root(audio: Gaussian, captions: Gaussian) -> int:
@@ -50,13 +47,18 @@ def label_free_root(audio: Gaussian, captions: Gaussian) -> int:
     (mean mu_a - mu_c)^2) / v_c - 1], in float64. A deterministic twin gives equal log-variances of 0, and the same
     line becomes the largest mean of -(squared distance) / 2: the caption nearest to the mean sound.
     """
-    mean, logvar = audio.mean.double(), audio.logvar.double()
-    centre = mean.mean(0)
-    spread = logvar.exp().mean(0) + (mean - centre).square().mean(0)
-    target, width = captions.mean.double(), captions.logvar.double()
-    # mean l_a and the -1 are the same for every caption.
-    cost = (width + (spread + (centre - target).square()) * torch.exp(-width)).sum(1)
-    return int(cost.argmin())
+    block = max(1, _BLOCK // max(1, audio.mean.shape[1]))
+    centre = torch.stack([part.double().sum(0) for part in audio.mean.split(block)]).sum(0) / len(audio.mean)
+    spread = torch.zeros_like(centre)
+    for mean, logvar in zip(audio.mean.split(block), audio.logvar.split(block), strict=True):
+        spread += logvar.double().exp().sum(0) + (mean.double() - centre).square().sum(0)
+    spread /= len(audio.mean)
+    cost = []
+    for mean, logvar in zip(captions.mean.split(block), captions.logvar.split(block), strict=True):
+        width = logvar.double()
+        # mean l_a and the -1 are the same for every caption.
+        cost.append((width + (spread + (centre - mean.double()).square()) * torch.exp(-width)).sum(1))
+    return int(torch.cat(cost).argmin())
 
 
 def oracle_root(captions: Gaussian, level: Sequence[int] | Indices) -> Tensor:
@@ -68,17 +70,8 @@ def oracle_root(captions: Gaussian, level: Sequence[int] | Indices) -> Tensor:
 
 
 def containment_roots(audio: Gaussian, captions: Gaussian) -> Indices:
-    """For each sound the caption of the largest log int p_audio^2 q_caption, the public script's root."""
-    block = max(1, _BLOCK // max(1, len(captions.mean)))
-    parts = [
-        pairwise_score(
-            Gaussian(audio.mean[first : first + block], audio.logvar[first : first + block]),
-            captions,
-            score="containment",
-        ).argmax(1)
-        for first in range(0, len(audio.mean), block)
-    ]
-    return torch.cat(parts).numpy()
+    """For each sound the caption of the largest log int p_audio^2 q_caption, the public script's root; ties as above."""
+    return pairwise_topk(audio, captions, 1, score="containment", precise=True)[1][:, 0].cpu().numpy()
 
 
 def walk(start: Tensor, root: Tensor, captions: Tensor, *, points: int = POINTS) -> Indices:
@@ -87,17 +80,21 @@ def walk(start: Tensor, root: Tensor, captions: Tensor, *, points: int = POINTS)
     start [N, D], root [D] or [N, D], captions [M, D] means. Points are renormalised, which scales all similarities of
     a point alike and so never changes its nearest caption. A caption can only win somewhere if no other is at least as
     near to both ends, so each walk is scored against that small front, exactly. Ties go to the lower index.
+
+    Beyond its arguments, the result and one float64 copy of `captions` it holds a few arrays of `_BLOCK` scores.
     """
     captions = captions.double()
     time = np.linspace(0.0, 1.0, points)[:, None]
     shared = root.ndim == 1
-    at_root = (root.double()[None] if shared else root.double()) @ captions.T
+    far = (root.double().reshape(-1, root.shape[-1])[:1] @ captions.T).numpy()
+    order = np.argsort(-far, axis=1, kind="stable")
     out = np.empty((len(start), points), dtype=np.int64)
     block = max(1, _BLOCK // max(1, len(captions)))
     for first in range(0, len(start), block):
         near = (start[first : first + block].double() @ captions.T).numpy()
-        far = at_root.numpy() if shared else at_root[first : first + block].numpy()
-        order = np.argsort(-far, axis=1, kind="stable")
+        if not shared:
+            far = (root[first : first + block].double() @ captions.T).numpy()
+            order = np.argsort(-far, axis=1, kind="stable")
         front = np.take_along_axis(near, np.broadcast_to(order, near.shape), axis=1)
         front = front >= np.maximum.accumulate(front, axis=1)
         for row in range(len(near)):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from prolap.evaluate.inclusion import control, cosine, inclusion_test, location, negative_kl, neighbours
-from prolap_kernels import Gaussian, pairwise_score
+from prolap_kernels import Gaussian, inclusion_score, pairwise_score
+from prolap_kernels.topk import SCRATCH
 
 
 def gaussians(n: int, dim: int = 4, seed: int = 0, logvar: float = -3.0, spread: float = 0.5) -> Gaussian:
@@ -81,6 +82,24 @@ def test_control_is_the_mean_over_all_other_pairs_or_a_fair_sample_of_them() -> 
     assert pairs == 600
     assert found == pytest.approx(exact, abs=0.06)
     assert control(x, masked, pairs=600, seed=2)[0] != found
+
+
+def test_the_exact_control_leaves_each_sample_out_once_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, masked = gaussians(57, spread=1.0), gaussians(57, seed=5, logvar=-2.9, spread=1.0)
+    whole = control(x, masked)
+    for scratch in (1, 2000, 9000):
+        monkeypatch.setitem(SCRATCH, "cpu", scratch)
+        assert control(x, masked) == whole == control(x, masked, pairs=57 * 56)
+    few = x.rows(slice(12)), masked.rows(slice(12))
+    assert control(*few) == (brute_control(*few), 12 * 11)
+
+
+def brute_control(x: Gaussian, masked: Gaussian) -> float:
+    """One pair at a time."""
+    n = len(x.mean)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    rows = [inclusion_score(x.rows(slice(i, i + 1)), masked.rows(slice(j, j + 1))) for i, j in pairs]
+    return float((torch.cat(rows) > 0).double().mean())
 
 
 def test_a_model_that_only_widens_has_direction_but_no_location() -> None:
