@@ -23,7 +23,7 @@ _said: set[str] = set()
 def pick_backend(name: str | None, device: torch.device, dtype: torch.dtype, unfused: str | None = None) -> str:
     """The backend asked for, or the fastest that can do this device and dtype.
 
-    unfused: what about the call has no fused kernel (`"the score 'kl'"`), or None.
+    unfused: what about the call has no fused kernel (`"the objective 'new'"`), or None.
     """
     if name is not None:
         choose("backend", name, BACKENDS)

@@ -15,8 +15,8 @@ from .engines import engine_of
 from .epilogue import Block, Form, Swept, example, measure, sweep
 from .problem import PairOptions, PairProblem, PairSums
 
-SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20}
-"""Bytes that everything of a block's size may take."""
+SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20, "triton": 400 << 20}
+"""Bytes that everything of a block's size may take; triton: where kernels that want many rows sum the dimensions."""
 LIVE = 24
 """Matrices of a block's size that live at once in an eager sweep, at most (measured: 19 for sigmoid, 23 for softmax)."""
 COMPILED_LIVE = 8
@@ -41,7 +41,8 @@ class _Blocks:
     def __init__(self, problem: PairProblem, options: PairOptions) -> None:
         n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
         self.engine = engine_of(problem, options)
-        cells = SCRATCH.get(like.device.type, SCRATCH["cuda"]) // like.element_size()
+        place = "triton" if options.backend == "triton" else like.device.type
+        cells = SCRATCH.get(place, SCRATCH["cuda"]) // like.element_size()
         self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS and compiled.works()
         live = COMPILED_LIVE if self.compiles else LIVE
         self.shape = block_shape(n, m, self.engine.beside, cells, live)

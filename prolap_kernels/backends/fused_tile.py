@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ..scores import SCORES
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def scores(score: str, rows: Rows, out: Tensor | None) -> Tensor:
-    """sum_d f [N, M] in float32, into `out` if given."""
+    """s_ij [N, M] in float32, into `out` if given."""
     n, m, width = rows.shape
     out = rows.x[0].new_empty(n, m) if out is None else out
     form = tiles.SUMMED
     if n and m:
         x, y = _planes(rows.x, form.rows, True), _planes(rows.y, form.cols, True)
-        args = (x, y, out, x.stride(0), y.stride(0), x.stride(1), y.stride(1), out.stride(0), n, m, width)
+        strides = x.stride(0), y.stride(0), x.stride(1), y.stride(1), out.stride(0)
+        args = (x, y, rows.term_x, rows.term_y, out, *strides, n, m, width)
         constants = {
             "VALUE": compiled(_tile(score).value), "BLOCK_M": form.rows, "BLOCK_N": form.cols,
             "SPAN": tiles.SPAN, "UNROLL": tiles.UNROLL[0],

@@ -23,18 +23,21 @@ EAGER_CELLS = 1 << 20
 """Elements of an eager piece: some ten temporaries of 4 MB."""
 PARTS = 8
 """Numbers that a row takes per dimension while its parts are made: three parts and float64 on the way."""
-MATRIX_CELLS = 1 << 23
-"""Numbers that the parts of a block of a whole matrix may take: 32 MB in float32."""
+MATRIX_CELLS = {"cpu": 1 << 23, "cuda": 1 << 26}
+"""Numbers that the parts of a block of a whole matrix may take: 32 MB in float32; 256 MB on a GPU, whose kernels want rows."""
 SHAPES = ((29, 61, 131), (7, 5, 19))
 """Rows, columns and dimensions that programs are traced on and checked on besides."""
 Summed = Callable[..., Any]
 
 
 class Rows(NamedTuple):
-    """Both sides' parts, three each: a side with fewer repeats its first."""
+    """Both sides' parts, three each (a side with fewer repeats its first), and their terms that are linear in logvar, [2, N] and
+    [2, M]: in two numbers, since sums of D log-variances cancel against each other to the last digits."""
 
     x: Parts
     y: Parts
+    term_x: Tensor
+    term_y: Tensor
 
     def pairs(self) -> Iterator[Tensor]:
         """Ready to broadcast against each other, [N, 1, D] and [1, M, D]."""
@@ -42,7 +45,8 @@ class Rows(NamedTuple):
         yield from (t[None] for t in self.y)
 
     def piece(self, rows: slice, cols: slice) -> Rows:
-        return Rows(tuple(t[rows] for t in self.x), tuple(t[cols] for t in self.y))
+        parts = tuple(t[rows] for t in self.x), tuple(t[cols] for t in self.y)
+        return Rows(*parts, self.term_x[:, rows], self.term_y[:, cols])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,27 +61,22 @@ def tile_of(score: str) -> Tile:
 
 def scores(score: str, x: Gaussian, y: Gaussian, backend: str, out: Tensor | None = None) -> Tensor:
     """s_ij [N, M] in float32 (float64 for float64 means), into `out` if given."""
-    tile, rows = tile_of(score), _rows(score, x, y)
+    rows = _rows(score, x, y)
     if backend == "triton":
-        from . import fused_tile
+        from .fused_tile import scores as fused_scores
 
-        made = fused_tile.scores(score, rows, out)
-    else:
-        made = _value(score, rows, out)
-    if tile.logvar_x or tile.logvar_y:
-        # in two numbers a side: sums of D log-variances cancel against each other to the last digits
-        (a, a_low), (b, b_low) = _row_term(x.logvar, tile.logvar_x, made), _row_term(y.logvar, tile.logvar_y, made)
-        made += (a[:, None] + b[None]).add_(a_low[:, None] + b_low[None])
-    return made
+        made: Tensor = fused_scores(score, rows, out)
+        return made
+    return _value(score, rows, out)
 
 
 def slopes(score: str, x: Gaussian, y: Gaussian, grad: Tensor, side: str, backend: str) -> tuple[Tensor, Tensor]:
     """sum over the other side of grad_ij ds_ij/d(mean, logvar) of `side`, "x" or "y": [N, D] or [M, D] each."""
     tile, rows = tile_of(score), _rows(score, x, y)
     if backend == "triton":
-        from . import fused_tile
+        from .fused_tile import slopes as fused_slopes
 
-        d_mean, d_logvar = fused_tile.slopes(score, rows, grad, side)
+        d_mean, d_logvar = fused_slopes(score, rows, grad, side)
     else:
         d_mean, d_logvar = _slope(score, rows, grad.contiguous(), side)
     linear, dim = (tile.logvar_x, 1) if side == "x" else (tile.logvar_y, 0)
@@ -112,7 +111,8 @@ def matrix_slopes(
 
 def _blocks(x: Gaussian, y: Gaussian) -> Iterator[tuple[slice, slice]]:
     n, m, width = len(x.mean), len(y.mean), x.mean.shape[1]
-    side = max(MATRIX_CELLS // (2 * PARTS * max(width, 1)), 1)
+    cells = MATRIX_CELLS.get(x.mean.device.type, MATRIX_CELLS["cuda"])
+    side = max(cells // (2 * PARTS * max(width, 1)), 1)
     for i in range(0, n, side):
         for j in range(0, m, side):
             yield slice(i, min(i + side, n)), slice(j, min(j + side, m))
@@ -127,50 +127,53 @@ def _rows(score: str, x: Gaussian, y: Gaussian) -> Rows:
         parts = tuple(t.contiguous() for t in made)
         return parts + parts[:1] * (3 - len(parts))
 
-    return Rows(padded(x, tile.parts_x), padded(y, tile.parts_y))
+    parts = padded(x, tile.parts_x), padded(y, tile.parts_y)
+    like = parts[0][0]
+    return Rows(*parts, _term(x.logvar, tile.logvar_x, like), _term(y.logvar, tile.logvar_y, like))
 
 
-def _row_term(logvar: Tensor, factor: float, like: Tensor) -> tuple[Tensor, Tensor]:
+def _term(logvar: Tensor, factor: float, like: Tensor) -> Tensor:
+    if not factor:
+        return like.new_zeros(2, len(logvar))
     exact = factor * logvar.double().sum(1)
     high = exact.to(like.dtype)
-    return high, (exact - high.double()).to(like.dtype)
+    return torch.stack([high, (exact - high.double()).to(like.dtype)])
 
 
-def value_sums(tile: Tile, *t: Tensor) -> list[Tensor]:
-    """sum_d f, [N, M], of the six parts."""
-    return [tile.value(*Rows(t[:3], t[3:6]).pairs()).sum(-1)]
+def value_sums(tile: Tile, rows: Rows) -> list[Tensor]:
+    """s_ij [N, M]."""
+    (a, a_low), (b, b_low) = rows.term_x, rows.term_y
+    terms = (a[:, None] + b[None]) + (a_low[:, None] + b_low[None])
+    return [tile.value(*rows.pairs()).sum(-1) + terms]
 
 
-def slope_sums(tile: Tile, side: str, *t: Tensor) -> list[Tensor]:
-    """sum over the other side of grad * df, [N, D] or [M, D] twice, of the six parts and grad [N, M]."""
+def slope_sums(tile: Tile, side: str, rows: Rows, grad: Tensor) -> list[Tensor]:
+    """sum over the other side of grad [N, M] * df by mean and logvar, but for the linear terms: [N, D] or [M, D]."""
     slope, dim = (tile.slope_x, 1) if side == "x" else (tile.slope_y, 0)
-    grad = t[6][:, :, None]
-    return [(grad * part).sum(dim) for part in slope(*Rows(t[:3], t[3:6]).pairs())]
+    return [(grad[:, :, None] * part).sum(dim) for part in slope(*rows.pairs())]
 
 
 def _value(score: str, rows: Rows, out: Tensor | None) -> Tensor:
-    n, m, _ = rows.shape
     function = partial(value_sums, tile_of(score))
-    program = _program(("value", score), function, rows, False)
+    program = _program(("value", score), function, rows)
     if program is not None:
-        made = program(*rows.x, *rows.y)[0]
+        made = program(*_flat(rows))[0]
         return made if out is None else out.copy_(made)
-    made = rows.x[0].new_empty(n, m) if out is None else out
+    made = rows.x[0].new_empty(rows.shape[:2]) if out is None else out
     for i, j in _pieces(rows):
-        made[i, j] = function(*rows.piece(i, j).x, *rows.piece(i, j).y)[0]
+        made[i, j] = function(rows.piece(i, j))[0]
     return made
 
 
 def _slope(score: str, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Tensor]:
     function = partial(slope_sums, tile_of(score), side)
-    program = _program((side, score), function, rows, True)
+    program = _program((side, score), function, rows, grad)
     if program is not None:
-        d_mean, d_logvar = program(*rows.x, *rows.y, grad)
+        d_mean, d_logvar = program(*_flat(rows), grad)
         return d_mean, d_logvar
     made = tuple(torch.zeros_like((rows.x if side == "x" else rows.y)[0]) for _ in range(2))
     for i, j in _pieces(rows):
-        piece = rows.piece(i, j)
-        for total, part in zip(made, function(*piece.x, *piece.y, grad[i, j]), strict=True):
+        for total, part in zip(made, function(rows.piece(i, j), grad[i, j]), strict=True):
             total[i if side == "x" else j] += part
     return made[0], made[1]
 
@@ -185,7 +188,11 @@ def _pieces(rows: Rows) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + height), slice(j, j + breadth)
 
 
-def _program(key: tuple[str, str], function: Summed, rows: Rows, graded: bool) -> Summed | None:
+def _flat(rows: Rows) -> tuple[Tensor, ...]:
+    return *rows.x, *rows.y, rows.term_x, rows.term_y
+
+
+def _program(key: tuple[str, str], function: Summed, rows: Rows, *grad: Tensor) -> Summed | None:
     n, m, width = rows.shape
     like = rows.x[0]
     if like.device.type != "cpu" or n * m * width < COMPILE_CELLS:
@@ -194,7 +201,10 @@ def _program(key: tuple[str, str], function: Summed, rows: Rows, graded: bool) -
     def example(h: int, w: int, d: int) -> list[Tensor]:
         # no tensor twice: tracing would take the two for one
         random = torch.Generator().manual_seed(0)
-        sides = [torch.rand(k, d, generator=random, dtype=like.dtype, device="cpu") for k in (h, h, h, w, w, w)]
-        return [*sides, torch.rand(h, w, generator=random, dtype=like.dtype, device="cpu")][: 6 + graded]
+        shapes = [(h, d)] * 3 + [(w, d)] * 3 + [(2, h), (2, w), (h, w)][: 2 + len(grad)]
+        return [torch.rand(shape, generator=random, dtype=like.dtype, device="cpu") for shape in shapes]
 
-    return compiled.program(("tile", *key, like.dtype), lambda *t: function(*t), example, shapes=SHAPES)
+    def flat(*t: Tensor) -> Any:
+        return function(Rows(t[:3], t[3:6], *t[6:8]), *t[8:])
+
+    return compiled.program(("tile", *key, like.dtype), flat, example, shapes=SHAPES)

@@ -1,5 +1,5 @@
-"""Special functions that tiles are written with, for torch; `backends.kernels.elementary` has them for Triton by the same names, so
-that a tile is one function for every backend.
+"""Special functions that tiles are written with, for torch; `backends.kernels.elementary` has them for Triton by the same names:
+a tile is one function for every backend.
 """
 
 from __future__ import annotations

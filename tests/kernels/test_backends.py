@@ -142,5 +142,5 @@ def test_the_default_backend(caplog: pytest.LogCaptureFixture, monkeypatch: pyte
     assert pick_backend(None, torch.device("cpu"), torch.float32) == "chunked"
     assert pick_backend(None, torch.device("cuda"), torch.float64) == "chunked"
     assert "float64 has no fused kernels" in caplog.text
-    assert pick_backend(None, torch.device("cuda"), torch.float32, "the score 'kl'") == "chunked"
-    assert "the score 'kl' has no fused kernel" in caplog.text
+    assert pick_backend(None, torch.device("cuda"), torch.float32, "the objective 'new'") == "chunked"
+    assert "the objective 'new' has no fused kernel" in caplog.text

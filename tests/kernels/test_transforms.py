@@ -47,7 +47,7 @@ def test_opcheck_pairs(objective: str, backend: str, flags: tuple[bool, bool, bo
     scalars = torch.tensor(2.0), torch.tensor(-1.0)
     tensors = [x.mean.detach(), y.mean.detach(), torch.zeros(5), torch.zeros(4), *scalars]
     tensors = [t.to(DEVICE) for t in (*tensors, torch.arange(5), torch.arange(4), torch.zeros(0))]
-    torch.library.opcheck(pairs_op, (*tensors, objective, backend, False, False, "ieee", False, *flags))
+    torch.library.opcheck(pairs_op, (*tensors, objective, backend, False, False, "ieee", "", False, *flags))
 
 
 @pytest.mark.parametrize("kind", ["sum", "mean", "none", "score", "vib", "vib/prolip"])

@@ -12,10 +12,10 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["n", "m", "width"])
 def tile_scores(
-    x, y, out, plane_x, plane_y, stride_x, stride_y, pitch, n, m, width,
+    x, y, term_x, term_y, out, plane_x, plane_y, stride_x, stride_y, pitch, n, m, width,
     VALUE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """out [n, m] = sum_d VALUE(x parts, y parts).
+    """out [n, m] = sum_d VALUE(x parts, y parts) + term_x + term_y, the terms [2, n] and [2, m] in two numbers each.
 
     x [3, width, >= n], y [3, width, >= m]: parts with rows next to each other, planes plane_x and plane_y apart. Sums of SPAN
     dimensions are added up: the error grows with both roots, not with that of the width.
@@ -34,6 +34,9 @@ def tile_scores(
                 tl.load(at_y), tl.load(at_y + plane_y), tl.load(at_y + 2 * plane_y),
             )  # fmt: skip
         total += part
+    of_x = term_x + tl.minimum(rows, n - 1)
+    of_y = term_y + tl.minimum(cols, m - 1)
+    total += (tl.load(of_x) + tl.load(of_y)) + (tl.load(of_x + n) + tl.load(of_y + m))
     tl.store(out + rows.to(tl.int64) * pitch + cols, total, mask=(rows < n) & (cols < m))
 
 
@@ -45,8 +48,8 @@ def tile_slopes(
 ):  # fmt: skip
     """d_mean, d_logvar [n, width] = sum over the m other rows of grad * SLOPE(parts).
 
-    own [3, >= n, stride], other [3, m, stride]: parts with dimensions next to each other; grad is read at own row * step_own + other
-    row * step_other. SWAPPED: the owner is y, so that SLOPE takes the other side's parts first.
+    own [3, >= n, stride], other [3, m, stride]: parts with dimensions next to each other; grad is read at own row * step_own +
+    other row * step_other. SWAPPED: the owner is y, so that SLOPE takes the other side's parts first.
     """
     tall = tl.cdiv(n, BLOCK_M)
     rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
