@@ -1,4 +1,4 @@
-"""The launches of `prolap_kernels.backends.fused`, turned into compilations for a chip that need not be there."""
+"""The launches of the fused kernels, turned into compilations for a chip that need not be there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from prolap_kernels.backends import fused, kernels, tiles
+from prolap_kernels import Gaussian
+from prolap_kernels.backends import fused, kernels, tile_blocks, tiles
 from prolap_kernels.backends.fused_rows import CHAIN_MODES
 from prolap_kernels.backends.problem import PairOptions, PairProblem
+from prolap_kernels.scores import TILES, Score
 
 from .machine_code import Chip, Facts, read
 
@@ -108,6 +110,15 @@ def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> Non
     fused.half_trace(levels[0], True)
 
 
+def run_tiles(scores: Sequence[Score]) -> None:
+    """A block of the matrix and the gradients of both sides of these scores."""
+    z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
+    for score in scores:
+        tile_blocks.scores(score.name, z, z, "triton")
+        for side in "xy":
+            tile_blocks.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
+
+
 def _replaced(table: Any, form: tuple[int, ...]) -> Any:
     """A tile table with `form` in all its rows."""
     if isinstance(table, dict):
@@ -146,6 +157,7 @@ def compile_launches(
         for name, value in answers.items():
             stack.enter_context(mock.patch.object(tiles, name, value))
         run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
+        run_tiles(TILES[:1] if main else TILES)
     return list(facts.values())
 
 
@@ -173,12 +185,25 @@ def _pairs(kernel: Any, constants: dict[str, Any], form: Any, chip: Chip) -> flo
     return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (form.warps * chip.warp))
 
 
-SHOWN = ("IDS", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "GIVEN", "OFFSETS", "TRANSPOSED", "MODE")
+SHOWN = (
+    "IDS",
+    "SWAPPED",
+    "NEGATIVES_ONLY",
+    "WEIGHTED",
+    "STORE",
+    "SUMS",
+    "STATS",
+    "GIVEN",
+    "OFFSETS",
+    "TRANSPOSED",
+    "MODE",
+)
 
 
 def _configuration(args: Any, constants: dict[str, Any], form: Any) -> str:
     """dtype, tile, and the flags that are set; one line tells what was compiled."""
     kind = str(_dtype(args)).removeprefix("torch.")
     flags = [f"{k}={v:d}" for k, v in constants.items() if k in SHOWN and (v or k == "MODE")]
+    flags += [f"{k}={v.__module__.split('.')[-1]}" for k, v in constants.items() if isinstance(v, JITFunction)]
     tf32 = ["tf32"] if constants.get("PRECISION") == "tf32" else []
     return " ".join([kind, "x".join(str(int(n)) for n in form), *flags, *tf32])
