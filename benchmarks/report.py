@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .environment import ROOT
-from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, model, origin, table
+from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, memory, model, origin, table
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RECIPE_COLUMNS = {
@@ -98,6 +98,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "losses": losses,
     "limit": limit,
+    "memory": memory,
     "model": model,
     "compiled": compiled,
     "gpu": gpu,

@@ -105,6 +105,30 @@ def limit() -> str:
     return f"{text}:\n\n{table(head, rows)}"
 
 
+def memory() -> str:
+    """Peaks of what looks at all scores, in blocks and by the matrix."""
+    found = load("cpu/memory.json")
+    if found is None:
+        return UNMEASURED
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in found["rows"]:
+        cells.setdefault((row["case"], _shape(row)), {})[row["way"]] = row
+    rows = []
+    for (case, shape), group in cells.items():
+        own, dense = _peak(group["blocks"]) or ["-", "-"], _peak(group["matrix"])
+        size = f"{group['blocks']['matrix_bytes'] / 1e6:,.0f}"
+        rows.append([f"`{case}`", shape, own[0], own[1], *([f"{size} alone", "-"] if dense is None else dense)])
+    head = ["case", "N × M × D", "blocks, MB", "s", "by the matrix, MB", "s"]
+    return f"Peak above inputs and results, float32, {origin(found)}:\n\n{table(head, rows)}"
+
+
+def _peak(row: Row) -> list[str] | None:
+    """MB and seconds; None where there was no room."""
+    if "absent" in row:
+        return None
+    return ["failed", "-"] if "failed" in row else [f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['seconds']:.2f}"]
+
+
 def per_pair(kernel: Row, field: str) -> float | None:
     """Instructions over the pairs that a thread works on, as `machine_code.Facts` counts them; None without pairs."""
     return float(kernel[field]) / kernel["pairs"] if kernel["pairs"] else None

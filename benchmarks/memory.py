@@ -1,0 +1,181 @@
+"""Memory of what looks at all scores without a matrix: the best k of every row, and the ranks of retrieval.
+
+    python -m benchmarks.memory --json benchmarks/results/cpu/memory.json     # a few minutes
+    python -m benchmarks.memory --large                                       # 100,000 x 100,000 besides, longer
+
+Every figure comes from a process of its own: the peak above inputs and results during the first call, after a smaller one has
+brought the libraries' buffers and compiled what is compiled, and the median time of the calls. Beside it stands the same by way
+of the N x M matrix; where that does not fit it is not run, and its size is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prolap.evaluate.retrieval import ranks
+from prolap_kernels import Gaussian, pairwise_score, pairwise_topk
+
+from .environment import ROOT, stamp
+from .measure import _status, _used
+from .run import write_json
+
+K = 10
+LARGE = 100_000
+LIVE = 3
+"""Matrices that their makers hold at once."""
+WARM = 2048
+Row = dict[str, Any]
+Work = Callable[[Gaussian, Gaussian], Sequence[Tensor]]
+
+
+class Case(NamedTuple):
+    """The same answer in blocks and by the matrix."""
+
+    blocks: Work
+    matrix: Work
+    shape: tuple[int, int, int]
+    itemsize: int
+    """Bytes of a score while the matrix is made."""
+
+
+def _topk(score: str) -> tuple[Work, Work]:
+    return lambda x, y: pairwise_topk(x, y, K, score=score), lambda x, y: pairwise_score(x, y, score=score).topk(
+        K, dim=1
+    )
+
+
+def _ranks(x: Gaussian, y: Gaussian) -> Sequence[Tensor]:
+    return [torch.from_numpy(ranks(x, y, np.arange(len(x.mean))).ranks)]
+
+
+def _dense_ranks(x: Gaussian, y: Gaussian) -> Sequence[Tensor]:
+    x, y = (Gaussian(z.mean.double(), z.logvar.double()) for z in (x, y))
+    scores = pairwise_score(x, y).float()
+    return [(scores >= scores.diagonal()[:, None]).sum(1)]
+
+
+CASES = {
+    "topk-csd": Case(*_topk("csd"), (20_000, 20_000, 256), 4),
+    "topk-inclusion": Case(*_topk("inclusion"), (4_000, 4_000, 256), 4),
+    "ranks-csd": Case(_ranks, _dense_ranks, (20_000, 20_000, 256), 8),
+}
+LARGE_CASES = ("topk-csd", "ranks-csd")
+
+
+def _inputs(n: int, m: int, d: int) -> tuple[Gaussian, Gaussian]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        Gaussian(torch.nn.functional.normalize(torch.randn(k, d, generator=generator), dim=1), _logvar(k, d, generator))
+        for k in (n, m)
+    )
+    return x, y
+
+
+def _logvar(n: int, d: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, d, generator=generator) - 6
+
+
+def measure(work: Work, shape: tuple[int, int, int], repeat: int) -> Row:
+    """Peak bytes above inputs and results, and seconds, in this process."""
+    n, m, d = shape
+    work(*_inputs(min(n, WARM), min(m, WARM), d))
+    x, y = _inputs(n, m, d)
+    gc.collect()
+    before = _used("cpu")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    times, peak = [], 0
+    for _ in range(repeat):
+        start = time.perf_counter()
+        results = work(x, y)
+        times.append(time.perf_counter() - start)
+        peak = peak or _status("VmHWM") - before - sum(t.nbytes for t in results)
+        del results
+    return {"peak_bytes": max(peak, 0), "seconds": statistics.median(times), "calls": repeat}
+
+
+def _apart(name: str, way: str, shape: tuple[int, int, int], repeat: int) -> Row:
+    """`measure` in a process of its own, or what it died of."""
+    words = ["--one", name, way, "--shape", *map(str, shape), "--repeat", str(repeat)]
+    command = [sys.executable, "-m", "benchmarks.memory", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"failed": lines[-1][:160] if lines else f"exit {done.returncode}"}
+    found: Row = json.loads(done.stdout)
+    return found
+
+
+def _free() -> int:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    return int(found[1]) * 1024 if found else 0
+
+
+def compare(name: str, shape: tuple[int, int, int], repeat: int) -> list[Row]:
+    """In blocks, and by the matrix or what that would take."""
+    case, (n, m, _) = CASES[name], shape
+    size = n * m * case.itemsize
+    head = {"case": name, "shape": list(shape), "matrix_bytes": size}
+    fits = LIVE * size < _free()
+    dense = _apart(name, "matrix", shape, repeat) if fits else {"absent": "the matrix does not fit"}
+    return [head | {"way": "blocks"} | _apart(name, "blocks", shape, repeat), head | {"way": "matrix"} | dense]
+
+
+def print_row(row: Row) -> None:
+    shape = " x ".join(f"{size:,}" for size in row["shape"])
+    figures = row.get("failed") or row.get("absent") or f"{row['peak_bytes'] / 1e6:,.0f} MB, {row['seconds']:.2f} s"
+    print(
+        f"{row['case']:<16}{shape:<26}{row['way']:<8}{figures} (N x M: {row['matrix_bytes'] / 1e6:,.0f} MB)", flush=True
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument(
+        "--case", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}"
+    )
+    made.add_argument("--shape", type=int, nargs=3, metavar=("N", "M", "D"), help="instead of each case's own")
+    made.add_argument("--large", action="store_true", help=f"{LARGE:,} x {LARGE:,} besides, each once")
+    made.add_argument("--repeat", type=int, default=3, help="timed calls of each (3)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
+    made.add_argument("--one", nargs=2, metavar=("CASE", "WAY"), help="this alone, in this process; needs --shape")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 1 if a measurement in blocks failed."""
+    args = parser().parse_args(argv)
+    if args.one:
+        work: Work = getattr(CASES[args.one[0]], args.one[1])
+        print(json.dumps(measure(work, tuple(args.shape), args.repeat)))
+        return 0
+    planned = [(name, tuple(args.shape or CASES[name].shape), args.repeat) for name in args.case]
+    if args.large:
+        planned += [(name, (LARGE, LARGE, 256), 1) for name in args.case if name in LARGE_CASES]
+    content: Row = stamp("cpu") | {"rows": []}
+    for name, shape, repeat in planned:
+        rows = compare(name, shape, repeat)
+        for row in rows:
+            print_row(row)
+        content["rows"] += rows
+        if args.json:
+            write_json(args.json, content)
+    return int(any("failed" in row for row in content["rows"] if row["way"] == "blocks"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
