@@ -17,9 +17,9 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from prolap_kernels import Gaussian
-from prolap_kernels.backends import fused, kernels, tile_blocks, tiles
-from prolap_kernels.backends.fused_rows import CHAIN_MODES
+from prolap_kernels.backends import fused, fused_rows, kernels, tile_blocks, tiles
 from prolap_kernels.backends.problem import PairOptions, PairProblem
+from prolap_kernels.pointwise.plan import SCORE, SUM, Part, places
 from prolap_kernels.scores import TILES, Score
 
 from .machine_code import Chip, Facts, read
@@ -103,20 +103,22 @@ def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> Non
             run_pairs(form._replace(precision=precision), "sigmoid", dtype)
     for dtype, form in product(dtypes, (Form(), Form(store=False, sums=False))):
         run_pairs(form, "softmax", dtype)
-    levels = [torch.zeros(64, 64) for _ in range(3)]
-    for reduce, kind in CHAIN_MODES:
-        fused.inclusion_chain(levels, levels, torch.ones(2, 64), 1.0, 0.5, 1.0, reduce, kind, True)
-    fused.vib(levels[0], levels[1], False, True)
-    fused.half_trace(levels[0], True)
+    for width, per_row in ((64, False), (64, True), (40, False)):
+        run_matched(width, per_row, dtypes)
+    fused.half_trace(torch.zeros(64, 64), True)
 
 
-def run_tiles(scores: Sequence[Score]) -> None:
-    """A block of the matrix and the gradients of both sides of these scores."""
-    z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
-    for score in scores:
-        tile_blocks.scores(score.name, z, z, "triton")
-        for side in "xy":
-            tile_blocks.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
+def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> None:
+    """The three launches of matched rows."""
+    part = Part(SCORE if per_row else SUM, 0, 1, 0, 1.0, 0.5, 1.0, True)
+    rows, where = [64, 64], places(part, [64, 64], [-1])
+    valid, logvar = torch.zeros(0, dtype=torch.bool), torch.zeros(128, width)
+    for dtype in dtypes:
+        mean = torch.zeros(128, width, dtype=dtype)
+        found = fused_rows.matched_rows(mean, logvar, valid, rows, where)
+        _, shares = fused_rows.matched_sums(found, valid, rows, where, width)
+        g = found[0] if per_row else shares[0]
+        fused_rows.matched_gradients(mean, logvar, found, shares, g, rows, where, True, True)
 
 
 def _replaced(table: Any, form: tuple[int, ...]) -> Any:
@@ -139,6 +141,8 @@ def compile_launches(
             return
         start = time.perf_counter()
         options = tiles.launch_options(form)
+        if chip.backend == "hip":  # as there, where torch itself says so
+            options.pop("maxnreg", None)
         compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
         matrix = "tl.dot" in kernel.src + "".join(_called(kernel))
         needs_matrix = matrix and _dtype(args).itemsize == 2

@@ -8,6 +8,7 @@ from .modules import InfoNCELoss, PPCLLoss
 from .objectives import OBJECTIVES
 from .scores import SCORES
 from .stats import PairStats
+from .terms import Inclusion, Vib, matched_losses
 from .topk import pairwise_rerank, pairwise_topk, score_blocks
 
 __version__ = "0.1.0"
@@ -16,14 +17,17 @@ __all__ = [
     "OBJECTIVES",
     "SCORES",
     "Gaussian",
+    "Inclusion",
     "InfoNCELoss",
     "PPCLLoss",
     "PairStats",
+    "Vib",
     "hierarchical_inclusion_loss",
     "inclusion_loss",
     "inclusion_score",
     "infonce_loss",
     "mask_repulsive_loss",
+    "matched_losses",
     "pairwise_loss",
     "pairwise_rerank",
     "pairwise_score",

@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .autograd import wants_grad
-from .backends import pick_backend
 from .checks import as_gaussian, check_sides, choose
 from .gaussian import Gaussian
-from .pointwise import inclusion, vib
-from .row_ops import RowLoss
 from .scores import CONVENTIONS
-
-ReduceDims = Literal["sum", "mean", "none"]
-REDUCE_DIMS = dict.fromkeys(("sum", "mean", "none"))
-
-
-def _rows(
-    levels: Sequence[Gaussian], weight: Tensor, kind: str, form: tuple[float, float, float], backend: str | None
-) -> Tensor:
-    first = levels[0].mean
-    how = pick_backend(backend, first.device, first.dtype)
-    if how == "reference":
-        if kind.startswith("vib"):
-            return vib.formula(levels[0], kind == "vib/prolip")
-        return inclusion.formula_chain(list(levels), weight, form[0], form[1:], kind)
-    tensors = [part for level in levels for part in level]
-    rows: Tensor = RowLoss.apply((kind, *form, how, wants_grad(*tensors)), weight, *tensors)[0]
-    return rows
-
-
-def _sum_dtype(z: Gaussian) -> torch.dtype:
-    return torch.float64 if z.mean.dtype == torch.float64 else torch.float32
+from .terms import REDUCE_DIMS, Inclusion, ReduceDims, Vib, matched_losses, scores
 
 
 def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", backend: str | None = None) -> Tensor:
@@ -54,8 +29,7 @@ def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", back
     kappa_rho = choose("convention", convention, CONVENTIONS)
     x, y = as_gaussian("x", x, True), as_gaussian("y", y, True)
     check_sides(("x", "y"), x, y, matched=True)
-    weight = torch.ones(1, len(x.mean), dtype=_sum_dtype(x), device=x.mean.device)
-    return _rows([x, y], weight, "score", (1.0, *kappa_rho), backend)
+    return scores(x, y, kappa_rho, backend)
 
 
 def inclusion_loss(
@@ -98,7 +72,7 @@ def hierarchical_inclusion_loss(
 
     Source: ProLAP (arXiv 2510.18423), hierarchical inclusion loss.
     """
-    kappa_rho = choose("convention", convention, CONVENTIONS)
+    choose("convention", convention, CONVENTIONS)
     choose("reduce_dims", reduce_dims, REDUCE_DIMS)
     if isinstance(scale, Tensor):
         raise TypeError("scale of an inclusion loss must be a float, got a Tensor: it is a constant, not learned")
@@ -107,19 +81,13 @@ def hierarchical_inclusion_loss(
     chain = [as_gaussian(f"levels[{k}]", z, True) for k, z in enumerate(levels)]
     for k, z in enumerate(chain[1:], 1):
         check_sides(("levels[0]", f"levels[{k}]"), chain[0], z, matched=True)
-    links, n = len(chain) - 1, len(chain[0].mean)
-    shape = (links, n)
+    shape = (len(chain) - 1, len(chain[0].mean))
     if link_valid is not None and (link_valid.shape != shape or link_valid.dtype != torch.bool):
         raise ValueError(
             f"link_valid must be a bool tensor of shape {list(shape)}, got {link_valid.dtype} {list(link_valid.shape)}"
         )
-    dtype, device = _sum_dtype(chain[0]), chain[0].mean.device
-    if link_valid is None:
-        weight = torch.full(shape, 1 / max(links * n, 1), dtype=dtype, device=device)
-    else:
-        valid = link_valid.to(device=device, dtype=dtype)
-        weight = valid / valid.sum().clamp(min=1)
-    return _rows(chain, weight, reduce_dims, (float(scale), *kappa_rho), backend).sum()
+    term = Inclusion(tuple(range(len(chain))), float(scale), convention, reduce_dims, link_valid)
+    return matched_losses(chain, [term], backend=backend)[0]
 
 
 def vib_loss(z: Gaussian, *, convention: str = "exact", backend: str | None = None) -> Tensor:
@@ -128,7 +96,4 @@ def vib_loss(z: Gaussian, *, convention: str = "exact", backend: str | None = No
     convention: "exact", or "prolip", the public code, which takes l/2 for l.
     """
     choose("convention", convention, CONVENTIONS)
-    z = as_gaussian("z", z, True)
-    weight = torch.ones((), dtype=_sum_dtype(z), device=z.mean.device)
-    rows = _rows([z], weight, "vib" if convention == "exact" else "vib/prolip", (1.0, 0.0, 0.0), backend)
-    return rows.sum() / max(len(z.mean), 1)
+    return matched_losses([as_gaussian("z", z, True)], [Vib(0, convention)], backend=backend)[0]

@@ -10,7 +10,7 @@ from .autograd import wants_grad
 from .backends import pick_backend
 from .checks import as_gaussian, check_sides
 from .gaussian import Gaussian, widen
-from .row_ops import RowLoss
+from .row_ops import HalfTrace
 from .score_ops import TileMatrix
 from .scores import Lift, Score, find_score
 
@@ -20,9 +20,7 @@ class FusedGaussian(Gaussian):
 
     @property
     def half_trace(self) -> Tensor:
-        weight = self.logvar.new_empty(0, dtype=torch.float32)
-        form = ("half_trace", 0.0, 0.0, 0.0, "triton", wants_grad(self.logvar))
-        rows: Tensor = RowLoss.apply(form, weight, self.logvar)[0]
+        rows: Tensor = HalfTrace.apply(self.logvar, "triton", wants_grad(self.logvar))[0]
         return rows
 
 

@@ -1,98 +1,179 @@
-"""Matched rows: the raw custom op and the autograd function around it."""
+"""Matched rows: the raw custom ops and the autograd functions around them.
+
+Forward keeps a number for each row of each part, the slope of its value by H; backward computes from it, and from the gradients
+of the terms that came, the gradients of all levels at once.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .autograd import _Scaled
-from .gaussian import Gaussian
-from .pointwise import half_trace, inclusion, vib
+from .autograd import _Scaled, keep_nothing, refuse
+from .pointwise import half_trace as plain_trace
+from .pointwise import matched as plain
+from .pointwise.plan import places
 
 
-# the schema in words: torch 2.6 cannot read list[Tensor] from the annotations
+class RowForm(NamedTuple):
+    """rows: of each level; valid_at: where each part's flags start, -1 for none; parts: `Part` after `Part`; backend: "triton" or
+    "chunked"; per_row: values of the parts' rows instead of the terms' means."""
+
+    rows: list[int]
+    valid_at: list[int]
+    parts: list[float]
+    backend: str
+    per_row: bool
+
+
+def _sum_dtype(t: Tensor) -> torch.dtype:
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
+# the schemas in words: torch 2.6 cannot read lists of symbolic sizes from the annotations
 @torch.library.custom_op(
-    "prolap_kernels::rows",
+    "prolap_kernels::matched_rows",
     mutates_args=(),
-    schema="(Tensor[] tensors, Tensor weight, str kind, float scale, float kappa, float rho, str backend, bool need_grad)"
-    " -> Tensor[]",
+    schema="(Tensor mean, Tensor logvar, Tensor valid, SymInt[] rows, SymInt[] valid_at, float[] parts, str backend,"
+    " bool per_row) -> (Tensor, Tensor, Tensor)",
 )
-def rows_op(
-    tensors: list[Tensor],
-    weight: Tensor,
-    kind: str,
-    scale: float,
-    kappa: float,
-    rho: float,
-    backend: str,
-    need_grad: bool,
-) -> list[Tensor]:
-    """Matched rows. tensors: mean, logvar of each level in turn; kind: "sum", "mean", "none" (inclusion losses), "score",
-    "vib", "vib/prolip", or "half_trace" (of one logvar alone). Returns rows [N], then the gradient of their sum by each
-    of `tensors`."""
-    run = _fused_rows if backend == "triton" else _plain_rows
-    with torch.autocast(weight.device.type, enabled=False):
-        return run(tensors, weight, kind, (scale, kappa, rho), need_grad)
+def matched_rows_op(
+    mean: Tensor, logvar: Tensor, valid: Tensor,
+    rows: Sequence[int], valid_at: Sequence[int], parts: Sequence[float], backend: str, per_row: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """mean, logvar [rows of all levels, D], valid: flags, flat, then `RowForm`. Returns each row's value, saturated share and
+    slope [3, parts, longest]; the terms' means [terms] and, [2, terms], their counts of rows and saturated shares, both of size 0
+    if per_row."""
+    where = places(parts, rows, valid_at)
+    # autocast reaches inside custom ops
+    with torch.autocast(mean.device.type, enabled=False):
+        if backend == "triton":
+            from .backends import fused_rows as fused
+
+            found = fused.matched_rows(mean, logvar, valid, rows, where)
+            sums = None if per_row else fused.matched_sums(found, valid, rows, where, mean.shape[1])
+        else:
+            found = plain.matched_rows(mean, logvar, valid, rows, where)
+            sums = None if per_row else plain.matched_sums(found, valid, where)
+    return found, *(sums or (found.new_empty(0), found.new_empty(0)))
 
 
-def _levels(tensors: list[Tensor]) -> list[Gaussian]:
-    return [Gaussian(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+@matched_rows_op.register_fake
+def _(
+    mean: Tensor, logvar: Tensor, valid: Tensor,
+    rows: Sequence[int], valid_at: Sequence[int], parts: Sequence[float], backend: str, per_row: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    where, dtype = places(parts, rows, valid_at), _sum_dtype(mean)
+    terms = 1 + max(place.term for place in where)
+    return (
+        mean.new_empty(3, len(where), max(place.rows for place in where), dtype=dtype),
+        mean.new_empty(0 if per_row else terms, dtype=dtype),
+        mean.new_empty((0,) if per_row else (2, terms), dtype=dtype),
+    )
 
 
-def _plain_rows(
-    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
-) -> list[Tensor]:
-    if kind == "half_trace":
-        rows, grads = half_trace.half_trace(tensors[0], need_grad)
-    elif kind.startswith("vib"):
-        rows, grads = vib.vib(_levels(tensors)[0], kind == "vib/prolip", need_grad)
-    else:
-        rows, grads = inclusion.inclusion_chain(_levels(tensors), weight, form[0], form[1:], kind, need_grad)
-    return [rows, *grads]
+@torch.library.custom_op(
+    "prolap_kernels::matched_gradients",
+    mutates_args=(),
+    schema="(Tensor mean, Tensor logvar, Tensor found, Tensor shares, Tensor g, SymInt[] rows, SymInt[] valid_at,"
+    " float[] parts, str backend, bool need_mean, bool need_logvar) -> (Tensor, Tensor)",
+)
+def matched_gradients_op(
+    mean: Tensor, logvar: Tensor, found: Tensor, shares: Tensor, g: Tensor,
+    rows: Sequence[int], valid_at: Sequence[int], parts: Sequence[float], backend: str,
+    need_mean: bool, need_logvar: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What `matched_rows_op` took and gave, and the gradients g of the terms [terms], or of each row [parts, longest]. Returns
+    the gradients by mean and logvar in their dtypes, size 0 where not needed."""
+    where = places(parts, rows, valid_at)
+    with torch.autocast(mean.device.type, enabled=False):
+        if backend == "triton":
+            from .backends import fused_rows as fused
+
+            return fused.matched_gradients(mean, logvar, found, shares, g, rows, where, need_mean, need_logvar)
+        grads = plain.matched_gradients(mean, logvar, found, shares, g, rows, where)
+    d_mean, d_logvar = (t if need else t.new_empty(0) for t, need in zip(grads, (need_mean, need_logvar), strict=True))
+    return d_mean, d_logvar
 
 
-def _fused_rows(
-    tensors: list[Tensor], weight: Tensor, kind: str, form: tuple[float, float, float], need_grad: bool
-) -> list[Tensor]:
-    from .backends import fused_rows as fused
-
-    if kind == "half_trace":
-        return list(fused.half_trace(tensors[0], need_grad))
-    levels = _levels(tensors)
-    if kind.startswith("vib"):
-        return list(fused.vib(*levels[0], kind == "vib/prolip", need_grad))
-    how = ("sum", "score") if kind == "score" else (kind, "loss")
-    means, logvars = [z.mean for z in levels], [z.logvar for z in levels]
-    rows, dmeans, dlogvars = fused.inclusion_chain(means, logvars, weight, *form, *how, need_grad)
-    return [rows, *(grad for pair in zip(dmeans, dlogvars, strict=True) for grad in pair)]
+@matched_gradients_op.register_fake
+def _(mean: Tensor, logvar: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    need_mean, need_logvar = rest[-2:]
+    return mean.new_empty(mean.shape if need_mean else 0), logvar.new_empty(logvar.shape if need_logvar else 0)
 
 
-@rows_op.register_fake
-def _(tensors: list[Tensor], weight: Tensor, *rest: Any) -> list[Tensor]:
-    rows = weight.new_empty(tensors[0].shape[0])
-    return [rows, *(weight.new_empty(t.shape if rest[-1] else 0) for t in tensors)]
-
-
-class RowLoss(torch.autograd.Function):
-    """(kind, scale, kappa, rho, backend, need_grad), weight, then the tensors of `rows_op`. Returns rows [N], then gradients."""
+class _Gradients(torch.autograd.Function):
+    """`matched_gradients_op`, not to be differentiated."""
 
     @staticmethod
-    def forward(form: tuple[Any, ...], weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return tuple(rows_op(list(tensors), weight, *form))
+    def forward(
+        mean: Tensor, logvar: Tensor, found: Tensor, shares: Tensor, g: Tensor, form: RowForm, need: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        out: tuple[Tensor, Tensor] = matched_gradients_op(mean, logvar, found, shares, g, *form[:4], *need)
+        return out
+
+    setup_context = staticmethod(keep_nothing)
+    backward = staticmethod(refuse)
+
+
+class MatchedRows(torch.autograd.Function):
+    """mean, logvar, valid as in `matched_rows_op`, then its `RowForm` and need = (mean, logvar). Returns the terms' means
+    [terms], or the rows' values [parts, longest] if per_row; what is saved for backward follows."""
+
+    @staticmethod
+    def forward(
+        mean: Tensor, logvar: Tensor, valid: Tensor, form: RowForm, need: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        found, losses, shares = matched_rows_op(mean, logvar, valid, *form)
+        return (found[0].clone() if form.per_row else losses), found, shares
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.count = len(inputs) - 2
+        ctx.form, ctx.need = inputs[3:]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs[2:], *output[1:])
+        ctx.save_for_backward(*inputs[:2], *output[1:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
-        inputs, grads = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
-        return (
-            None,
-            None,
-            *(_Scaled.apply(g[:, None], grad, value) for grad, value in zip(grads, inputs, strict=True)),
-        )
+        grads = _Gradients.apply(*ctx.saved_tensors, g, ctx.form, ctx.need)
+        return (*(grad if need else None for grad, need in zip(grads, ctx.need, strict=True)), None, None, None)
+
+
+@torch.library.custom_op("prolap_kernels::half_trace", mutates_args=())
+def half_trace_op(logvar: Tensor, backend: str, need_grad: bool) -> tuple[Tensor, Tensor]:
+    """-1/2 sum_d exp(logvar), rows [N], and the gradient of their sum, [N, D] or size 0."""
+    with torch.autocast(logvar.device.type, enabled=False):
+        if backend == "triton":
+            from .backends import fused_rows as fused
+
+            return fused.half_trace(logvar, need_grad)
+        return plain_trace.half_trace(logvar, need_grad)
+
+
+@half_trace_op.register_fake
+def _(logvar: Tensor, backend: str, need_grad: bool) -> tuple[Tensor, Tensor]:
+    dtype = _sum_dtype(logvar)
+    grad = logvar.new_empty(logvar.shape if need_grad else 0, dtype=dtype)
+    return logvar.new_empty(logvar.shape[0], dtype=dtype), grad
+
+
+class HalfTrace(torch.autograd.Function):
+    """`half_trace_op`: rows [N], then their gradient for saving."""
+
+    @staticmethod
+    def forward(logvar: Tensor, backend: str, need_grad: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        out: tuple[Tensor, Tensor] = half_trace_op(logvar, backend, need_grad)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, unused: Any) -> tuple[Tensor, None, None]:
+        value, grad = ctx.saved_tensors
+        return _Scaled.apply(g[:, None], grad, value), None, None

@@ -24,6 +24,7 @@ KERNEL_LAYERS = [
     {"autograd"},
     {"row_ops", "score_ops"},
     {"matrix"},
+    {"terms"},
     {"functional", "matched"},
     {"modules", "compat"},
     {"__init__"},

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from . import tiles
 from .blocks import aligned, block_sides, blocks, constants, operand, up, vector
-from .fused_rows import half_trace, inclusion_chain, vib
+from .fused_rows import half_trace
 from .kernels.lift import sigmoid_lift_tile
 from .kernels.lift_finish import sigmoid_finish
 from .kernels.lift_offsets import sigmoid_offsets
 from .problem import PairOptions, PairProblem, PairSums
 from .products import add_product, put_scores
 
-__all__ = ["half_trace", "inclusion_chain", "pair_sums", "vib"]
+__all__ = ["half_trace", "pair_sums"]
 
 HALF_UP = 2.0**15
 """float16 stores 2^15 g: sigmoid(-18) would flush to zero, and |g| <= 1 stays finite."""

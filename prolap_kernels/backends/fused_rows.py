@@ -1,83 +1,97 @@
-"""Launches of the kernels of matched rows: inclusion chains, VIB, traces. No autograd here."""
+"""Launches of the kernels of matched rows: inclusion links and bottlenecks, traces. No autograd here."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..pointwise.plan import MEAN, SUM, Part, Place, starts, terms
 from . import tiles
-from .blocks import ALIGN, aligned, operand, up
+from .blocks import aligned
 from .kernels.half_trace import half_trace as half_trace_kernel
-from .kernels.inclusion import inclusion_chain as inclusion_chain_kernel
-from .kernels.vib import vib as vib_kernel
+from .kernels.matched import matched_gradients as matched_gradients_kernel
+from .kernels.matched import matched_rows as matched_rows_kernel
+from .kernels.matched import matched_sums as matched_sums_kernel
 
-CHAIN_MODES = {("sum", "loss"): 0, ("mean", "loss"): 0, ("none", "loss"): 1, ("sum", "score"): 2}
+FIELDS = len(Part._fields) + 2
+"""Numbers of a part in the kernels' table."""
 
 
-def inclusion_chain(
-    means: list[Tensor], logvars: list[Tensor], weight: Tensor, scale: float, kappa: float, rho: float,
-    reduce: str, kind: str, need_grad: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
-    """rows_n = sum_k weight_kn loss(H_kn), H_kn = sum_d h(level k in level k+1), and the gradients of rows.sum().
+def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], parts: Sequence[Place]) -> Tensor:
+    """[3, parts, longest] float32: each row's value, saturated share and slope by its H; zeros where a row does not count.
 
-    means, logvars: P >= 2 levels [N, D]; weight [P-1, N]; loss -log sigmoid of scale H (reduce "sum"), of scale H / D
-    ("mean"), or its mean over d per dimension ("none"); kind "score" is H itself. Returns rows [N], dmeans and dlogvars
-    (P each, [N, D] or size 0), all float32. A link of weight 0 adds exact zeros, whatever its rows hold.
+    mean, logvar [sum of rows, D]: the levels one after another; valid: flags, flat.
     """
-    if len(means) - 1 > tiles.CHAIN_LINKS:
-        return _long_chain(means, logvars, weight, (scale, kappa, rho), reduce, kind, need_grad)
-    (n, width), levels = means[0].shape, len(means)
-    weight = weight.float().contiguous()
-    mode = CHAIN_MODES[reduce, kind]
-    factor = scale / max(width, 1) if reduce == "mean" else scale
-    mean, logvar = _stacked(means), _stacked(logvars)
-    d_mean, d_logvar = (torch.empty_like(mean) if need_grad else mean.new_empty(0) for _ in range(2))
-    rows = mean.new_zeros(n)
-    if n:
-        form = tiles.CHAIN
-        args = (
-            mean, logvar, aligned(weight), rows, d_mean, d_logvar, n, width, mean.shape[2], levels, int(need_grad),
-            float(factor), float(kappa), float(rho),
-        )  # fmt: skip
-        constants = {"MODE": mode, "LINKS": tiles.CHAIN_LINKS, "ROWS": form.rows, "BLOCK_D": form.cols}
-        tiles.launch(inclusion_chain_kernel, -(-n // form.rows), args, constants, form)
-    if not need_grad:
-        return rows, [mean.new_zeros(0) for _ in means], [mean.new_zeros(0) for _ in means]
-    # clones: outputs of a custom op must not share storage
-    return rows, [d[:, :width].clone() for d in d_mean], [d[:, :width].clone() for d in d_logvar]
+    width = mean.shape[1]
+    longest = max(place.rows for place in parts)
+    out = torch.empty(3, len(parts), longest, dtype=torch.float32, device=mean.device)
+    if longest:
+        form = tiles.MATCHED
+        args = (*_operands(mean, logvar), _flags(valid), _table(parts, rows, width, mean.device), out)
+        sizes = (len(parts), longest, width)
+        constants = {"FIELDS": FIELDS, "ROWS": form.rows, "BLOCK_D": form.cols}
+        tiles.launch(matched_rows_kernel, len(parts) * -(-longest // form.rows), (*args, *sizes), constants, form)
+    return out
 
 
-def _long_chain(
-    means: list[Tensor], logvars: list[Tensor], weight: Tensor, form: tuple[float, float, float],
-    reduce: str, kind: str, need_grad: bool,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:  # fmt: skip
-    """Two chains that share the level between them; that level's gradients add up."""
-    cut = tiles.CHAIN_LINKS
-    head = inclusion_chain(means[: cut + 1], logvars[: cut + 1], weight[:cut], *form, reduce, kind, need_grad)
-    tail = inclusion_chain(means[cut:], logvars[cut:], weight[cut:], *form, reduce, kind, need_grad)
-    d_means, d_logvars = ([*head[i][:cut], head[i][cut] + tail[i][0], *tail[i][1:]] for i in (1, 2))
-    return head[0] + tail[0], d_means, d_logvars
+def matched_sums(
+    found: Tensor, valid: Tensor, rows: Sequence[int], parts: Sequence[Place], width: int
+) -> tuple[Tensor, Tensor]:
+    """Of each term: the mean value [terms] over its rows that count; how many those are, at least 1, and their saturated share,
+    [2, terms]. found: what `matched_rows` gave."""
+    count = terms(parts)
+    losses, shares = found.new_empty(count), found.new_empty(2, count)
+    form = tiles.SUMS
+    args = (found, _flags(valid), _table(parts, rows, width, found.device), losses, shares)
+    sizes = (len(parts), count, found.shape[2])
+    tiles.launch(matched_sums_kernel, count, (*args, *sizes), {"FIELDS": FIELDS, "BLOCK": form.cols}, form)
+    return losses, shares
 
 
-def vib(mean: Tensor, logvar: Tensor, halved: bool, need_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-1/2 (1 + q - mean^2 - e^q), mean over D, with q = logvar, or logvar / 2 if halved (ProLIP's convention).
+def matched_gradients(
+    mean: Tensor, logvar: Tensor, found: Tensor, shares: Tensor, g: Tensor, rows: Sequence[int], parts: Sequence[Place],
+    need_mean: bool, need_logvar: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients by mean and logvar in their dtypes, or size 0: of g [terms] times the terms' means, or of g [parts, longest]
+    times the rows' values. found: what `matched_rows` gave, shares: what `matched_sums` did."""
+    width = mean.shape[1]
+    d_mean, d_logvar = (t.new_empty(t.shape if need else 0) for t, need in ((mean, need_mean), (logvar, need_logvar)))
+    most = max(rows)
+    if most and width and (need_mean or need_logvar):
+        form = tiles.MATCHED
+        table = _table(parts, rows, width, mean.device)
+        args = (*_operands(mean, logvar), table, found, shares, g.float().contiguous(), d_mean, d_logvar)
+        sizes = (len(parts), len(rows), found.shape[2], width, int(need_mean), int(need_logvar))
+        constants = {"PER_ROW": g.dim() == 2, "FIELDS": FIELDS, "ROWS": form.rows, "BLOCK_D": form.cols}
+        tiles.launch(matched_gradients_kernel, len(rows) * -(-most // form.rows), (*args, *sizes), constants, form)
+    return d_mean, d_logvar
 
-    mean, logvar [N, D]. Returns rows [N] and the gradients of rows.sum() by mean and logvar, [N, D] or size 0, float32.
-    """
-    n, width = mean.shape
-    mu, q = operand(mean.float()), operand(logvar.float())
-    d_mean, d_logvar = (mu.new_empty(mu.shape if need_grad else 0) for _ in range(2))
-    rows = mu.new_zeros(n)
-    if n:
-        form = tiles.VIB
-        args = (
-            mu, q, rows, d_mean, d_logvar, mu.stride(0), q.stride(0), n, width, mu.shape[1], int(need_grad),
-            0.5 if halved else 1.0,
-        )  # fmt: skip
-        tiles.launch(vib_kernel, -(-n // form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
-    if need_grad:
-        d_mean, d_logvar = d_mean[:, :width].contiguous(), d_logvar[:, :width].contiguous()
-    return rows, d_mean, d_logvar
+
+def _operands(mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    return aligned(mean), aligned(logvar)
+
+
+def _flags(valid: Tensor) -> Tensor:
+    return valid.view(torch.uint8)
+
+
+def _table(parts: Sequence[Place], rows: Sequence[int], width: int, device: torch.device) -> Tensor:
+    numbers: list[float] = []
+    for place in parts:
+        kind, inner, outer, term, factor, *rest = place.part
+        if kind == MEAN:
+            kind, factor = SUM, factor / max(width, 1)
+        numbers += [kind, inner, outer, place.rows, term, place.valid_at, factor, *rest]
+    return _on_device((*numbers, *starts(rows)), device)
+
+
+@functools.lru_cache(maxsize=256)
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied once: the terms of a run are the same from step to step, and a copy makes the host wait."""
+    return torch.tensor(numbers, dtype=torch.float64, device=device)
 
 
 def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
@@ -94,12 +108,3 @@ def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
         args = (q, rows, grad, q.stride(0), n, width, int(need_grad))
         tiles.launch(half_trace_kernel, -(-n // form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
     return rows, grad
-
-
-def _stacked(levels: list[Tensor]) -> Tensor:
-    """[P, N, D padded] float32, the padding zero."""
-    n, width = levels[0].shape
-    out = levels[0].new_zeros(len(levels), n, up(width, ALIGN), dtype=torch.float32)
-    for level, source in zip(out, levels, strict=True):
-        level[:, :width] = source
-    return out

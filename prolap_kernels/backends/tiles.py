@@ -37,17 +37,16 @@ class Tile(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Block of a row kernel: rows, columns per step, warps."""
+    """Block of a row kernel: rows, columns per step, warps; most registers of a thread, 0 for the compiler's choice."""
 
     rows: int
     cols: int
     warps: int
+    registers: int = 0
 
 
 GROUP = 8
 """Row tiles per band of programs that share operands in cache."""
-CHAIN_LINKS = 16
-"""Most links that one launch of the inclusion chain holds."""
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -88,16 +87,18 @@ ACCUMULATE = {
 }
 G_SIDE = 128
 """Both sides of G's scratch are multiples of this, and every tile's rows and columns divide it."""
-CHAIN = Strip(2, 128, 4)
-VIB = Strip(4, 256, 4)
+MATCHED = Strip(2, 256, 4)
+SUMS = Strip(1, 2048, 8)
 TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)
 FINISH = Strip(32, 32, 4)
 """Entries per program, and partial sums per step, of `kernels.lift_finish`."""
-SUMMED, SLOPES = Strip(16, 256, 8), Strip(16, 128, 8)
-"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`: a thread gets 4 x 4 and 2 x 4."""
-SPAN, UNROLL = 32, (4, 2)
-"""Terms that a partial sum of either kernel takes, and steps that their loops are unrolled by."""
+SUMMED = {"inclusion": (Strip(16, 256, 8, 128), 4), "": (Strip(16, 256, 8, 255), 2)}
+SLOPES = (Strip(16, 128, 8), 2)
+"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`, and steps that their loops are unrolled by: a thread gets
+4 x 4 and 2 x 4. By the name of the score before a slash, "" for all others: two programs of inclusion share a processor."""
+SPAN = 32
+"""Terms that a partial sum of either kernel takes."""
 VENDOR = True
 """Whether gradient products go to the vendor's library where it takes them, `vendor_products`."""
 VENDOR_SINCE = (2, 11)
@@ -172,7 +173,8 @@ def launch_options(form: Tile | Strip) -> dict[str, int | bool]:
     """Compiler options; fused multiply-add is named because its default changes between Triton releases."""
     stages = form.stages if isinstance(form, Tile) else 1
     options = {"num_warps": form.warps, "num_stages": stages, "enable_fp_fusion": True}
-    return {**options, "maxnreg": form.registers} if isinstance(form, Tile) and form.registers else options
+    limited = form.registers and not torch.version.hip
+    return {**options, "maxnreg": form.registers} if limited else options
 
 
 def launch(

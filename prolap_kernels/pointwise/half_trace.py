@@ -7,7 +7,7 @@ from torch import Tensor
 from ..gaussian import widen
 
 
-def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, list[Tensor]]:
+def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
     """-1/2 sum_d exp(logvar), [N], and the gradient of its sum, [N, D] or size 0."""
     half = -0.5 * widen(logvar).exp()
-    return half.sum(-1), [half if need_grad else half.new_zeros(0)]
+    return half.sum(-1), half if need_grad else half.new_zeros(0)

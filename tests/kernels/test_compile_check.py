@@ -41,7 +41,7 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
     for chip in REQUIRED:
         for kernel in ("sigmoid_lift_tile", "accumulate"):
             assert (chip, kernel, "bfloat16") in compiled
-        assert {(chip, "inclusion_chain", "float32"), (chip, "vib", "float32")} <= compiled
+        assert {(chip, "matched_rows", "float32"), (chip, "matched_gradients", "float32")} <= compiled
     # one exponential and one reciprocal per pair, in each of two epilogues; a logarithm per row and thread takes no other
     lifts = [
         f
@@ -55,13 +55,13 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
 
 
 def test_the_gate_fails_on_forms_that_spill_or_do_not_fit() -> None:
-    some = ("--chips", "sm_90", "--jobs", "1", "--only", "inclusion_chain", "vib", "accumulate")
+    some = ("--chips", "sm_90", "--jobs", "1", "--only", "matched_gradients", "half_trace", "accumulate")
     run = gate(*some, "--form", "CHAIN=8,256,4", "ACCUMULATE=128,128,32,8,16")
     assert run.returncode == 1
     found = [line for line in run.stdout.splitlines() if line.startswith("violation:")]
-    assert any("inclusion_chain" in line and "spills" in line for line in found)
+    assert any("matched_gradients" in line and "spills" in line for line in found)
     assert any("accumulate" in line and "the chip has 232448" in line for line in found)
-    assert not any("vib" in line for line in found)
+    assert not any("half_trace" in line for line in found)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,6 @@ def test_a_kernel_that_nothing_launches_is_missed() -> None:
     code = "from benchmarks.compile_check import missing; print('|'.join(missing([])))"
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    for kernel in ("sigmoid_lift_tile", "sigmoid_finish", "accumulate", "inclusion_chain", "vib"):
+    for kernel in ("sigmoid_lift_tile", "sigmoid_finish", "accumulate", "matched_rows", "matched_gradients"):
         assert f"{kernel}: never compiled" in run.stdout
     assert "softplus_sigmoid" not in run.stdout

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, ppcl_loss, vib_loss
 from prolap_kernels.ops import pairs_op
-from prolap_kernels.row_ops import rows_op
+from prolap_kernels.pointwise.plan import NONE, SCORE, SUM, VIB, Part
+from prolap_kernels.row_ops import half_trace_op, matched_gradients_op, matched_rows_op
 from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,23 +51,27 @@ def test_opcheck_pairs(objective: str, backend: str, flags: tuple[bool, bool, bo
     torch.library.opcheck(pairs_op, (*tensors, objective, backend, False, False, "ieee", "", False, *flags))
 
 
-@pytest.mark.parametrize("kind", ["sum", "mean", "none", "score", "vib", "vib/prolip"])
-@pytest.mark.parametrize("need", [True, False])
+@pytest.mark.parametrize("need", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("per_row", [True, False])
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
-def test_opcheck_rows(kind: str, need: bool, backend: str) -> None:
-    levels = 1 if kind.startswith("vib") else 2
-    tensors = [t.detach().to(DEVICE) for seed in range(levels) for t in gaussian(4, 3, seed, torch.float32)]
-    weight = torch.ones(levels - 1, 4, device=DEVICE)
-    torch.library.opcheck(rows_op, (tensors, weight, kind, 1.0, 0.5, 1.0, backend, need))
+def test_opcheck_matched_rows(backend: str, per_row: bool, need: tuple[bool, bool]) -> None:
+    mean, logvar = (t.detach().to(DEVICE) for t in gaussian(9, 3, 1, torch.float32))
+    valid = torch.tensor([True, False, True], device=DEVICE)
+    parts = [Part(kind, 0, 1, kind != SUM, 0.7, 0.5, 1.0, True) for kind in (SUM, NONE, SCORE)]
+    parts.append(Part(VIB, 2, 2, 2, 0.5, 0.0, 0.0, True))
+    how = [4, 3, 2], [-1, 0, -1, -1], [float(number) for part in parts for number in part], backend
+    torch.library.opcheck(matched_rows_op, (mean, logvar, valid, *how, per_row))
+    found, losses, shares = matched_rows_op(mean, logvar, valid, *how, per_row)
+    g = torch.ones_like(found[0] if per_row else losses)
+    torch.library.opcheck(matched_gradients_op, (mean, logvar, found, shares, g, *how, *need))
 
 
 @pytest.mark.parametrize("need", [True, False])
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
 def test_half_trace_on_every_backend(need: bool, backend: str) -> None:
     logvar = gaussian(4, 3, 1, torch.float32).logvar.detach().to(DEVICE)
-    arguments = ([logvar], logvar.new_empty(0), "half_trace", 1.0, 0.5, 1.0, backend, need)
-    torch.library.opcheck(rows_op, arguments)
-    rows, grad = rows_op(*arguments)
+    torch.library.opcheck(half_trace_op, (logvar, backend, need))
+    rows, grad = half_trace_op(logvar, backend, need)
     torch.testing.assert_close(
         rows.double(), -0.5 * logvar.double().exp().sum(1), check_device=False, rtol=1e-6, atol=0
     )
