@@ -121,6 +121,15 @@ def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> N
         fused_rows.matched_gradients(mean, logvar, found, shares, g, rows, where, True, True)
 
 
+def run_tiles(scores: Sequence[Score]) -> None:
+    """A block of the matrix and the gradients of both sides of these scores."""
+    z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
+    for score in scores:
+        tile_blocks.scores(score.name, z, z, "triton")
+        for side in "xy":
+            tile_blocks.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
+
+
 def _replaced(table: Any, form: tuple[int, ...]) -> Any:
     """A tile table with `form` in all its rows."""
     if isinstance(table, dict):

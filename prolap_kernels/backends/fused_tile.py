@@ -21,14 +21,14 @@ def scores(score: str, rows: Rows, out: Tensor | None) -> Tensor:
     """s_ij [N, M] in float32, into `out` if given."""
     n, m, width = rows.shape
     out = rows.x[0].new_empty(n, m) if out is None else out
-    form = tiles.SUMMED
+    form, unroll = tiles.SUMMED.get(score.partition("/")[0], tiles.SUMMED[""])
     if n and m:
         x, y = _planes(rows.x, form.rows, True), _planes(rows.y, form.cols, True)
         strides = x.stride(0), y.stride(0), x.stride(1), y.stride(1), out.stride(0)
         args = (x, y, rows.term_x, rows.term_y, out, *strides, n, m, width)
         constants = {
             "VALUE": compiled(_tile(score).value), "BLOCK_M": form.rows, "BLOCK_N": form.cols,
-            "SPAN": tiles.SPAN, "UNROLL": tiles.UNROLL[0],
+            "SPAN": tiles.SPAN, "UNROLL": unroll,
         }  # fmt: skip
         tiles.launch(tile_scores, -(-n // form.rows) * -(-m // form.cols), args, constants, form)
     return out
@@ -39,7 +39,7 @@ def slopes(score: str, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Ten
     tile, swapped = _tile(score), side == "y"
     parts = (rows.y, rows.x) if swapped else (rows.x, rows.y)
     (n, width), m = parts[0][0].shape, len(parts[1][0])
-    form = tiles.SLOPES
+    form, unroll = tiles.SLOPES
     padded = up(width, form.cols)
     made = [parts[0][0].new_empty(n, padded) if n and m else parts[0][0].new_zeros(n, padded) for _ in range(2)]
     if n and m and width:
@@ -48,7 +48,7 @@ def slopes(score: str, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Ten
         args = (own, other, grad, *made, own.stride(0), other.stride(0), padded, *steps, n, m, width)
         constants = {
             "SLOPE": compiled(tile.slope_y if swapped else tile.slope_x), "SWAPPED": swapped, "BLOCK_M": form.rows,
-            "BLOCK_D": form.cols, "SPAN": tiles.SPAN, "UNROLL": tiles.UNROLL[1],
+            "BLOCK_D": form.cols, "SPAN": tiles.SPAN, "UNROLL": unroll,
         }  # fmt: skip
         tiles.launch(tile_slopes, -(-n // form.rows) * (padded // form.cols), args, constants, form)
     d_mean, d_logvar = (t if padded == width else t[:, :width].contiguous() for t in made)
