@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -12,14 +13,7 @@ from torch import Tensor
 from prolap.config import InclusionTerm, LossConfig, MaskedPairTerm, PairTerm, RepulsionTerm, VibTerm
 from prolap.data.batch import Batch
 from prolap.pairing import Shared, pair_ids
-from prolap_kernels import (
-    Gaussian,
-    hierarchical_inclusion_loss,
-    inclusion_loss,
-    mask_repulsive_loss,
-    pairwise_loss,
-    vib_loss,
-)
+from prolap_kernels import Gaussian, Inclusion, Vib, mask_repulsive_loss, matched_losses, pairwise_loss
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,58 @@ class Views:
         copies: list[Gaussian] = getattr(self, f"masked_{modality}")
         source = torch.arange(len(copies[0].mean), device=copies[0].mean.device).repeat(len(copies))
         return Gaussian(torch.cat([c.mean for c in copies]), torch.cat([c.logvar for c in copies])), source
+
+
+class Levels:
+    """The embeddings that the matched terms of a step look at, gathered as they are asked for."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+        self._places: dict[tuple[str, int], int] = {}
+
+    def at(self, modality: str, level: int = 0) -> int:
+        """The place of a modality unmasked (level 0) or of its masked copies, from level 1."""
+        return self._places.setdefault((modality, level), len(self._places))
+
+    def copies(self, modality: str) -> int:
+        """How many masked copies a modality has."""
+        return len(getattr(self.views, f"masked_{modality}"))
+
+    def gaussians(self) -> list[Gaussian]:
+        """All that were asked for, by their places."""
+        return [
+            getattr(self.views, f"masked_{modality}")[level - 1] if level else getattr(self.views, modality)
+            for modality, level in self._places
+        ]
+
+
+class Matched:
+    """A term over matched rows, the mean of what `describe(levels, its configuration)` lists. Those of a step are one call."""
+
+    def __init__(self, describe: Callable[[Levels, Any], list[Inclusion | Vib]]) -> None:
+        update_wrapper(self, describe)
+        self.describe = describe
+
+    def __call__(self, views: Views, term: Any, scale: Tensor, bias: Tensor) -> Tensor:
+        return matched(views, {"alone": (self, term)})[0]["alone"]
+
+
+def matched(views: Views, wanted: Mapping[str, tuple[Matched, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Unweighted terms by name, and the share of saturated rows of those with inclusions; wanted: terms and configurations."""
+    levels = Levels(views)
+    listed = {name: term.describe(levels, config) for name, (term, config) in wanted.items()}
+    flat = [entry for entries in listed.values() for entry in entries]
+    if not flat:
+        return {}, {}
+    values, shares = matched_losses(levels.gaussians(), flat, stats=True)
+    losses, saturated, start = {}, {}, 0
+    for name, entries in listed.items():
+        at = slice(start, start + len(entries))
+        start = at.stop
+        losses[name] = values[at.start] if len(entries) == 1 else torch.stack(values[at]).mean()
+        if isinstance(entries[0], Inclusion):
+            saturated[name] = shares[at].mean()
+    return losses, saturated
 
 
 def pairs(views: Views, term: PairTerm, scale: Tensor, bias: Tensor) -> Tensor:
@@ -71,32 +117,34 @@ def masked_pairs(views: Views, term: MaskedPairTerm, scale: Tensor, bias: Tensor
     return _mean([_against_other(views, modality, options) for modality in ("audio", "text")])
 
 
-def cross_inclusion(views: Views, term: InclusionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+@Matched
+def cross_inclusion(levels: Levels, term: InclusionTerm) -> list[Inclusion | Vib]:
     """A sound lies inside its caption: inclusion loss of matched rows, audio in text."""
-    audio, text = (_fix_mean(view, term) for view in (views.audio, views.text))
-    return inclusion_loss(audio, text, scale=term.scale, convention=term.convention, reduce_dims=term.reduce_dims)
+    return [_inclusion((levels.at("audio"), levels.at("text")), term)]
 
 
-def hierarchy(views: Views, term: InclusionTerm, scale: Tensor, bias: Tensor) -> Tensor:
+@Matched
+def hierarchy(levels: Levels, term: InclusionTerm) -> list[Inclusion | Vib]:
     """What is masked less lies inside what is masked more: mean over the links of Z0, Z1, ... of each modality.
 
     R: the mean of both modalities (of the one that has masked copies, if only one has); links that mask nothing new are
     dropped.
     """
-    losses = []
-    for modality in ("audio", "text"):
-        copies, links = getattr(views, f"masked_{modality}"), getattr(views, f"{modality}_links")
-        if copies:
-            chain = [getattr(views, modality).rows(slice(len(copies[0].mean))), *copies]
-            chain = [_fix_mean(level, term) for level in chain]
-            options: dict[str, Any] = {"convention": term.convention, "reduce_dims": term.reduce_dims}
-            losses.append(hierarchical_inclusion_loss(chain, scale=term.scale, link_valid=links, **options))
-    return torch.stack(losses).mean()
+    return [
+        _inclusion(
+            tuple(levels.at(modality, level) for level in range(levels.copies(modality) + 1)),
+            term,
+            getattr(levels.views, f"{modality}_links"),
+        )
+        for modality in ("audio", "text")
+        if levels.copies(modality)
+    ]
 
 
-def vib(views: Views, term: VibTerm, scale: Tensor, bias: Tensor) -> Tensor:
+@Matched
+def vib(levels: Levels, term: VibTerm) -> list[Inclusion | Vib]:
     """KL(Z || N(0, I)), mean over rows and dimensions; R: the mean of both modalities, unmasked rows only."""
-    return 0.5 * (vib_loss(views.audio, convention=term.convention) + vib_loss(views.text, convention=term.convention))
+    return [Vib(levels.at(modality), term.convention) for modality in ("audio", "text")]
 
 
 def repulsion(views: Views, term: RepulsionTerm, scale: Tensor, bias: Tensor) -> Tensor:
@@ -119,6 +167,19 @@ TERMS: dict[str, Callable[[Views, Any, Tensor, Tensor], Tensor]] = {
     "repulsion": repulsion,
 }
 """Name of a field of LossConfig -> term(views, its configuration, scale, bias) -> 0-d tensor, unweighted."""
+
+
+def all_terms(
+    views: Views, config: LossConfig, scale: Tensor, bias: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Unweighted terms that count, and the share of saturated rows of the inclusion terms, by name; matched rows in one call."""
+    active = active_terms(config)
+    together = {name: (term, active[name]) for name in active if isinstance(term := TERMS[name], Matched)}
+    found, saturated = matched(views, together)
+    losses = {
+        name: found[name] if name in found else TERMS[name](views, term, scale, bias) for name, term in active.items()
+    }
+    return losses, saturated
 
 
 def active_terms(config: LossConfig) -> dict[str, Any]:
@@ -196,5 +257,5 @@ def _mean(losses: list[Tensor | None]) -> Tensor:
     return torch.stack([loss for loss in losses if loss is not None]).mean()
 
 
-def _fix_mean(view: Gaussian, term: InclusionTerm) -> Gaussian:
-    return Gaussian(view.mean.detach(), view.logvar) if term.detach_mean else view
+def _inclusion(chain: tuple[int, ...], term: InclusionTerm, valid: Tensor | None = None) -> Inclusion:
+    return Inclusion(chain, term.scale, term.convention, term.reduce_dims, valid, term.detach_mean)

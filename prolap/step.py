@@ -8,7 +8,7 @@ from torch import Tensor
 from prolap.config import Config, MaskConfig
 from prolap.data.batch import Batch
 from prolap.data.masking import new_links, recursive_masks
-from prolap.losses import TERMS, Views, active_terms, needs_masks
+from prolap.losses import Views, all_terms, needs_masks
 from prolap.model import ProLAP
 from prolap_kernels import Gaussian
 
@@ -18,7 +18,8 @@ def training_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L = sum over terms of weight · term; returns L (0-d, float32) and the logs, detached 0-d tensors by name.
 
-    Logs: `loss/<term>` unweighted, only of terms that count; `scale`, `bias`; of both modalities
+    Logs: `loss/<term>` unweighted, only of terms that count; `saturated/<term>` of the inclusion terms, the share of rows
+    that hardly teach any more (docs/inclusion.md), mean over their chains; `scale`, `bias`; of both modalities
     `uncertainty/<modality>` (mean log-variance), `_trace` (mean over rows of the sum of variances), `_spread`
     (standard deviation over rows of a row's mean log-variance: 0 is collapse), `_masked_<level>` (mean log-variance
     of the masked copies, from level 1, if any term needs them) and `bounds/<modality>`, the share of log-variances
@@ -29,10 +30,11 @@ def training_losses(
     scale, bias = model.scale, model.bias
     logs: dict[str, Tensor] = {}
     weighted = []
-    for name, term in active_terms(config.loss).items():
-        loss = TERMS[name](views, term, scale, bias)
+    losses, saturated = all_terms(views, config.loss, scale, bias)
+    for name, loss in losses.items():
         logs[f"loss/{name}"] = loss.detach()
-        weighted.append(term.weight * loss)
+        weighted.append(getattr(config.loss, name).weight * loss)
+    logs |= {f"saturated/{name}": share for name, share in saturated.items()}
     logs |= {"scale": scale.detach(), "bias": bias.detach().clone()}
     with torch.no_grad():
         logs |= _statistics("audio", views.audio, views.masked_audio)

@@ -60,7 +60,12 @@ def test_total_is_the_weighted_sum_of_the_logged_terms() -> None:
 
 def test_logs_name_everything_and_are_detached() -> None:
     _, logs = losses()
-    expected = {f"loss/{name}" for name in TERMS} | {"scale", "bias"}
+    expected = {f"loss/{name}" for name in TERMS} | {
+        "scale",
+        "bias",
+        "saturated/cross_inclusion",
+        "saturated/hierarchy",
+    }
     for modality in MODALITIES:
         expected |= {f"uncertainty/{modality}{end}" for end in ("", "_trace", "_spread", "_masked_1", "_masked_2")}
         expected.add(f"bounds/{modality}")
