@@ -153,10 +153,10 @@ def pairwise_topk(
     its options follow as keywords. Values are float32 (float64 for float64 inputs) and carry no gradient: score the matched
     rows again where one is wanted (`inclusion_score(x, y.rows(indices[:, 0]))`).
 
-    Beyond inputs and results it takes `scratch` bytes (`SCRATCH` by default) however large N and M are. For given scores the
-    answer does not depend on it, ties included, but blocks of another size may round the products inside a score otherwise,
-    by a unit or so in the last place: `precise=True` scores in float64 and rounds to float32, so that equal rows of y tie
-    wherever they stand (see `score_blocks`). Evaluation does that.
+    Beyond inputs and results it takes the `scratch` of `score_blocks`, however large N and M are. For given scores the answer
+    does not depend on it, ties included, but blocks of another size may round the products inside a score otherwise, by a
+    unit or so in the last place: `precise=True` scores in float64 and rounds to float32, so that equal rows of y tie wherever
+    they stand (see `score_blocks`). Evaluation does that.
 
     NaN counts as larger than any number, so a row that has one shows it first.
 

@@ -15,6 +15,7 @@ from prolap.evaluate.traversal import (
     walk,
 )
 from prolap_kernels import Gaussian, pairwise_score
+from prolap_kernels.topk import SCRATCH
 
 
 def gaussians(n: int, dim: int = 5, seed: int = 0, shift: float = -2.0) -> Gaussian:
@@ -110,6 +111,14 @@ def test_label_free_root_is_the_argmax_of_mean_negative_kl() -> None:
     assert label_free_root(calm, still) == int(distance.argmin()), "without variances it is the least mean distance"
 
 
+def test_label_free_root_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    audio, captions = gaussians(40), gaussians(70, seed=3)
+    whole = label_free_root(audio, captions)
+    for elements in (1, 35, 60):
+        monkeypatch.setattr("prolap.evaluate.traversal._BLOCK", elements)
+        assert label_free_root(audio, captions) == whole
+
+
 def test_label_free_root_survives_tiny_variances() -> None:
     audio, captions = gaussians(20, shift=-25.0), gaussians(30, seed=5, shift=-25.0)
     wanted = pairwise_score(
@@ -135,6 +144,17 @@ def test_starts_use_the_models_own_score() -> None:
             == pairwise_score(audio, captions, score=score).argmax(1).tolist()
         )
     assert starts(audio, captions, score="csd").tolist() != starts(audio, captions, score="dot").tolist()
+
+
+@pytest.mark.parametrize("scratch", [2000, 30_000, SCRATCH["cpu"]])
+def test_equal_captions_are_met_by_the_lower_index(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same words under two nodes are two captions with one embedding."""
+    monkeypatch.setitem(SCRATCH, "cpu", scratch)
+    audio, captions = gaussians(25, dim=33), gaussians(60, dim=33, seed=4)
+    twice = captions.rows(torch.arange(120) % 60)
+    for score in ("csd", "dot", "csd_distance"):
+        assert starts(audio, twice, score=score).tolist() == starts(audio, captions, score=score).tolist()
+    assert containment_roots(audio, twice).tolist() == containment_roots(audio, captions).tolist()
 
 
 def test_containment_root_is_each_sounds_own() -> None:
