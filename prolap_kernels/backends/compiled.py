@@ -36,25 +36,32 @@ Program = Callable[..., Sequence[Tensor]]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 log = logging.getLogger("prolap_kernels")
 _programs: dict[Hashable, Program | None] = {}
+_broken: list[str] = []
+"""Why no program at all can be compiled in this process, once that is known."""
 _lock = threading.RLock()
 
 
-def works() -> bool:
-    """Whether compiling is wanted and has not failed in this process."""
-    return os.environ.get(OFF, "1") != "0" and None not in _programs.values()
+def works(*keys: Hashable) -> bool:
+    """Whether compiling is wanted and has not failed: for each of `keys`; without any, whether new programs can be compiled."""
+    if os.environ.get(OFF, "1") == "0":
+        return False
+    return all(_programs[key] is not None if key in _programs else not _broken for key in keys or (object(),))
 
 
 def program(
-    key: Hashable, function: Program, example: Callable[..., list[Tensor]], shapes: Shapes = (TRACED, CHECKED)
+    key: Hashable,
+    function: Program,
+    example: Callable[..., list[Tensor]],
+    shapes: Shapes = (TRACED, CHECKED),
 ) -> Program | None:
     """`function`, from tensors to a sequence of tensors, compiled once per key; None where it has to run eagerly.
 
-    example(*shape): its arguments for a block of this shape; shapes: the one it is traced on, and another that it is checked on.
+    example(*shape): its arguments, for each of `shapes`: the one that it is traced and checked on, and another to check.
     """
     with _lock:
-        if key not in _programs:
-            _programs[key] = _build(function, example, shapes) if works() else None
-        return _programs[key]
+        if key not in _programs and works():
+            _programs[key] = _build(function, example, shapes)
+        return _programs.get(key) if works(key) else None
 
 
 def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shapes) -> Program | None:
@@ -70,9 +77,23 @@ def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shap
                 _check(made, function, example(*shape))
             return made
     except Exception as error:  # whatever a compiler can do wrong, the loss is still there
-        reason = str(error).strip().splitlines()[:1] or [""]
-        log.warning("the pair engine runs eagerly on the CPU, slower: %s: %s", type(error).__name__, reason[0])
+        cause = getattr(error, "inner_exception", error)
+        lines = [line.strip() for line in str(cause).strip().splitlines()] or [""]
+        reason = f"{type(cause).__name__}: {next((line for line in lines if 'error:' in line), lines[0])}"
+        if _concerns_all(cause):
+            _broken.append(reason)
+            log.warning("no loop can be compiled here, all run eagerly on the CPU, slower: %s", reason)
+        else:
+            log.warning("one loop could not be compiled and runs eagerly on the CPU, slower: %s", reason)
         return None
+
+
+def _concerns_all(cause: BaseException) -> bool:
+    """Whether the next program must fail alike: no Inductor, no compiler, no room to write, a header that is missing."""
+    if isinstance(cause, (ImportError, OSError)):
+        return True
+    named = {kind.__name__ for kind in type(cause).__mro__}
+    return "InvalidCxxCompiler" in named or ("CppCompileError" in named and "fatal error:" in str(cause))
 
 
 @contextmanager

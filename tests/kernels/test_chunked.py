@@ -49,6 +49,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     made: list[object] = []
     build = compiled._build
     monkeypatch.setattr(compiled, "_programs", {})
+    monkeypatch.setattr(compiled, "_broken", [])
     monkeypatch.setattr(compiled, "_build", lambda *a: made.append(a) or build(*a))
     return made
 
@@ -74,7 +75,8 @@ def dense(problem: PairProblem, options: PairOptions, dtype: torch.dtype) -> Pai
     loss = OBJECTIVES[options.objective].dense(logit, positive, counted)
     (grad,) = torch.autograd.grad((loss * (p.row_weight if p.row_weight.numel() else 1)).sum(), logit)
     products = grad @ p.phi_y, grad.T @ p.phi_x
-    return PairSums(loss.detach(), *products, grad.sum(1), grad.sum(0), (grad * score).sum(1), grad.new_empty(0))
+    rest = (grad.new_empty(0) for _ in PairSums._fields[6:])
+    return PairSums(loss.detach(), *products, grad.sum(1), grad.sum(0), (grad * score).sum(1), *rest)
 
 
 def assert_as_exact_as_eager(problem: PairProblem, options: PairOptions) -> PairSums:
@@ -197,21 +199,65 @@ def test_half_precision_blocks_make_room_for_their_wide_copies() -> None:
             assert height * width * chunked.LIVE + k * (height + width) <= 16 << 20
 
 
-def test_a_failing_compiler_costs_speed_and_one_line(
-    builds: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "prolap_kernels"]
+
+
+@pytest.mark.parametrize("compiler", ["missing", "broken"])
+def test_no_compiler_costs_speed_and_one_line(
+    compiler: str, builds: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """What concerns every program is tried once in a process: here two objectives, three programs, several calls."""
     choose("compiled", monkeypatch)
 
     def fail(*args: object, **options: object) -> None:
-        raise OSError("no compiler\nand a long story")
+        from torch._inductor import exc
+
+        if compiler == "missing":
+            raise exc.InductorError(exc.InvalidCxxCompiler(), None)
+        output = "In file included from loop.cpp:1:\nloop.cpp:1:10: fatal error: Python.h: No such file or directory"
+        raise exc.InductorError(exc.CppCompileError(["g++"], output), None)
 
     p = problem(20, 30)
     monkeypatch.setattr("torch._inductor.compile", fail)
-    for objective in OBJECTIVES:
+    for objective in (*OBJECTIVES, *OBJECTIVES):
         assert_as_exact_as_eager(p._replace(row_weight=torch.empty(0)), SIGMOID._replace(objective=objective))
-    assert len(builds) == 1
-    assert [r.getMessage() for r in caplog.records if r.name == "prolap_kernels"] == [
-        "the pair engine runs eagerly on the CPU, slower: OSError: no compiler"
+    assert len(builds) == len(said(caplog)) == 1
+    reason = (
+        "No working C++ compiler" if compiler == "missing" else "CppCompileError: loop.cpp:1:10: fatal error: Python.h"
+    )
+    assert reason in said(caplog)[0]
+    assert not compiled.works()
+
+
+def test_a_program_that_fails_leaves_the_others_compiled(
+    builds: list[object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    choose("compiled", monkeypatch)
+    calls = []
+
+    def program(key: str) -> compiled.Program | None:
+        def function(t: Tensor) -> list[Tensor]:
+            calls.append(key)
+            if key == "broken":
+                raise ValueError("no such loop\nand a long story")
+            return [t + 1]
+
+        return compiled.program(key, function, lambda *size: [torch.ones(size)], shapes=((7, 5, 11), (3, 2, 13)))
+
+    before = program("before")
+    assert program("broken") is None
+    assert program("broken") is None
+    after = program("after")
+    for made in (before, after):
+        assert torch.equal(made(torch.zeros(2, 3, 4))[0], torch.ones(2, 3, 4))
+    assert program("after") is after
+    assert calls.count("broken") == 1
+    assert len(builds) == 3
+    assert compiled.works("before", "unheard of")
+    assert not compiled.works("before", "broken")
+    assert said(caplog) == [
+        "one loop could not be compiled and runs eagerly on the CPU, slower: ValueError: no such loop"
     ]
 
 
