@@ -134,10 +134,13 @@ class MatchedRows(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.form, ctx.need = inputs[3:]
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros of what has no gradient would be launches
         ctx.save_for_backward(*inputs[:2], *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 5
         grads = _Gradients.apply(*ctx.saved_tensors, g, ctx.form, ctx.need)
         return (*(grad if need else None for grad, need in zip(grads, ctx.need, strict=True)), None, None, None)
 

@@ -56,7 +56,7 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
 
 def test_the_gate_fails_on_forms_that_spill_or_do_not_fit() -> None:
     some = ("--chips", "sm_90", "--jobs", "1", "--only", "matched_gradients", "half_trace", "accumulate")
-    run = gate(*some, "--form", "CHAIN=8,256,4", "ACCUMULATE=128,128,32,8,16")
+    run = gate(*some, "--form", "MATCHED=16,512,4", "ACCUMULATE=128,128,32,8,16")
     assert run.returncode == 1
     found = [line for line in run.stdout.splitlines() if line.startswith("violation:")]
     assert any("matched_gradients" in line and "spills" in line for line in found)
