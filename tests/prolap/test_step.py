@@ -18,9 +18,10 @@ from prolap.config import (
 )
 from prolap.data.batch import Batch
 from prolap.data.vocabulary import WordVocabulary
-from prolap.losses import TERMS
+from prolap.losses import TERMS, all_terms
 from prolap.model import build_model
 from prolap.step import encode_views, training_losses
+from prolap_kernels import inclusion_score
 
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(30)])
 EVERYTHING = LossConfig(
@@ -164,3 +165,39 @@ def test_a_few_steps_learn_the_batch() -> None:
         optimiser.step()
         first = logs["loss/pairs"] if first is None else first
     assert logs["loss/pairs"] < 0.5 * first
+
+
+@pytest.mark.parametrize("dims", ["sum", "mean", "none"])
+@pytest.mark.parametrize("detach", [False, True])
+def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, detach: bool) -> None:
+    loss = replace(
+        EVERYTHING,
+        cross_inclusion=InclusionTerm(weight=1e-3, scale=0.1, reduce_dims=dims, detach_mean=detach),
+        hierarchy=InclusionTerm(weight=5e-3, scale=3.0, convention="prolip"),
+    )
+    config = replace(CONFIG, loss=loss)
+    model = build_model(config, VOCABULARY)
+    grads = []
+    for together in (True, False):
+        views = encode_views(model, batch(), config, torch.Generator().manual_seed(0))
+        found = (
+            all_terms(views, loss, model.scale, model.bias)[0]
+            if together
+            else {name: term(views, getattr(loss, name), model.scale, model.bias) for name, term in TERMS.items()}
+        )
+        total = sum(getattr(loss, name).weight * value for name, value in found.items())
+        model.zero_grad()
+        total.backward()
+        grads.append([total.detach(), *(p.grad.clone() for p in model.parameters())])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def test_the_saturated_share_is_that_of_the_rows() -> None:
+    view_model = build_model(CONFIG, VOCABULARY)
+    views = encode_views(view_model, batch(), CONFIG, torch.Generator().manual_seed(0))
+    steep = replace(EVERYTHING, cross_inclusion=InclusionTerm(weight=1, scale=1e4))
+    _, saturated = all_terms(views, steep, view_model.scale, view_model.bias)
+    share = (inclusion_score(views.audio, views.text) * 1e4 > 6.9068).float().mean()  # sigmoid(-6.9068) = 1e-3
+    torch.testing.assert_close(saturated["cross_inclusion"], share)
+    assert set(saturated) == {"cross_inclusion", "hierarchy"}
