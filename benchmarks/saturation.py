@@ -1,0 +1,105 @@
+"""The picture of docs/inclusion.md: `python -m benchmarks.saturation [--out docs/saturation.png]`. Needs matplotlib.
+
+Share of saturated rows and size of the gradient of an inclusion loss against its scale c, for embeddings as a new model has them
+(log-variances about -10 with a small spread, D = 1024) and as training leaves them (differences between levels of 0.1 and 1 in
+log-variance), for every way to take H over dimensions. No timing: the numbers repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from prolap_kernels import Gaussian, Inclusion, matched_losses
+
+from .environment import ROOT
+
+ROWS, WIDTH, BIAS, SPREAD = 64, 1024, -10.0, 0.05
+SHIFTS = {"new model: same width on average": 0.0, "outer wider by 0.1": 0.1, "outer wider by 1": 1.0}
+"""Mean difference of the log-variances of the outer level and the inner one."""
+SCALES = [10.0**k for k in torch.linspace(-5, 4, 37).tolist()]
+REDUCE_DIMS = ("sum", "mean", "none")
+
+
+def levels(shift: float, seed: int = 0) -> tuple[Gaussian, Gaussian]:
+    """Inner and outer embeddings: unit means at a small angle, log-variances with a spread over rows and over dimensions."""
+    source = torch.Generator().manual_seed(seed)
+
+    def noise(width: int) -> torch.Tensor:
+        return torch.randn(ROWS, width, generator=source)
+
+    mean = F.normalize(noise(WIDTH), dim=-1)
+    near = F.normalize(mean + 0.3 * F.normalize(noise(WIDTH), dim=-1), dim=-1)
+    made = []
+    for centre, offset in ((mean, 0.0), (near, shift)):
+        logvar = BIAS + offset + SPREAD * (noise(1) + noise(WIDTH))
+        made.append(Gaussian(centre.clone().requires_grad_(), logvar.requires_grad_()))
+    return made[0], made[1]
+
+
+def curves(shift: float, reduce_dims: str, convention: str) -> list[tuple[float, float, float]]:
+    """(c, share of saturated rows, norm of the gradient by the log-variances of a row) for every c."""
+    x, y = levels(shift)
+    found = []
+    for scale in SCALES:
+        term = Inclusion((0, 1), scale, convention, reduce_dims)  # type: ignore[arg-type]
+        (loss,), saturated = matched_losses([x, y], [term], stats=True)
+        (grad,) = torch.autograd.grad(loss, y.logvar)
+        found.append((scale, float(saturated[0]), float(ROWS * grad.norm(dim=1).mean())))
+    return found
+
+
+def draw(path: Path, found: dict[tuple[str, str, str], list[tuple[float, float, float]]]) -> None:
+    """Two rows of panels: shares and gradients; a column for each convention. found: curves by convention, case, reduction."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels: Any = figure.subplots(2, 2, sharex=True)
+    styles = dict(zip(REDUCE_DIMS, ("-", "--", ":"), strict=True))
+    for column, convention in enumerate(("exact", "prolip")):
+        for colour, label in enumerate(SHIFTS):
+            for reduce_dims, style in styles.items():
+                curve = found[convention, label, reduce_dims]
+                look = {"linestyle": style, "color": f"C{colour}", "label": f"{label}, {reduce_dims}"}
+                panels[0, column].plot([c for c, _, _ in curve], [share for _, share, _ in curve], **look)
+                size = [(c, g) for c, _, g in curve if g > 0]
+                panels[1, column].plot(*zip(*size, strict=True), **look)
+        panels[0, column].set_title(f'convention "{convention}"')
+        panels[1, column].set_xlabel("scale c")
+        panels[1, column].set_xscale("log")
+        panels[1, column].set_yscale("log")
+        panels[1, column].set_ylim(1e-12, 1e3)
+    panels[0, 0].set_ylabel("share of saturated rows")
+    panels[1, 0].set_ylabel("gradient of a row by log-variances, norm")
+    panels[1, 0].legend(fontsize=7)
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=90)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the picture, and prints the numbers of a few scales."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.saturation", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "saturation.png", metavar="FILE")
+    options = parser.parse_args(argv)
+    found = {
+        (convention, label, reduce_dims): curves(shift, reduce_dims, convention)
+        for convention in ("exact", "prolip")
+        for label, shift in SHIFTS.items()
+        for reduce_dims in REDUCE_DIMS
+    }
+    for names, curve in found.items():
+        print(", ".join(names) + ": " + "; ".join(f"c={c:.0e} {share:.2f} {g:.1e}" for c, share, g in curve[::4]))
+    draw(options.out, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
