@@ -178,7 +178,7 @@ class Operators(TorchDispatchMode):
 
 
 def launches(name: str, step: Step, views: Views, device: str) -> int | None:
-    """Kernels and copies on a GPU; on a CPU torch operators, without those inside our custom ops, and unknown for compiled code."""
+    """Kernels and copies on a GPU; on a CPU torch operators, without those inside custom ops; unknown for compiled code."""
     if device != "cuda":
         if name == "torch.compile":
             return None
