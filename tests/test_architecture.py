@@ -25,7 +25,7 @@ KERNEL_LAYERS = [
     {"row_ops", "score_ops"},
     {"matrix"},
     {"terms"},
-    {"functional", "matched"},
+    {"functional", "matched", "topk"},
     {"modules", "compat"},
     {"__init__"},
 ]

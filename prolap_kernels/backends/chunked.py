@@ -17,8 +17,9 @@ from .problem import PairOptions, PairProblem, PairSums
 
 SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20, "triton": 400 << 20}
 """Bytes that everything of a block's size may take; triton: where kernels that want many rows sum the dimensions."""
-LIVE = 24
-"""Matrices of a block's size that live at once in an eager sweep, at most (measured: 19 for sigmoid, 23 for softmax)."""
+LIVE = 38
+"""Matrices of a block's size that an eager sweep is given room for: some 30 live at once for softmax, 19 for sigmoid, and the
+heap keeps part of what is freed."""
 COMPILED_LIVE = 8
 """As many of a compiled sweep: it needs 2, the rest keeps products, and blocks of an eighth stay in the cache."""
 COMPILE_CELLS = 1 << 20
@@ -43,15 +44,15 @@ class _Blocks:
         self.engine = engine_of(problem, options)
         place = "triton" if options.backend == "triton" else like.device.type
         cells = SCRATCH.get(place, SCRATCH["cuda"]) // like.element_size()
-        self.compiles = like.device.type == "cpu" and n * m >= COMPILE_CELLS and compiled.works()
+        self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
+        worthwhile = like.device.type == "cpu" and n * m >= COMPILE_CELLS
+        self.programs = _programs(self.form, like.dtype) if worthwhile else {}
+        self.compiles = bool(self.programs)
         live = COMPILED_LIVE if self.compiles else LIVE
         self.shape = block_shape(n, m, self.engine.beside, cells, live)
         self.buffer = like.new_empty(self.shape[0] * self.shape[1])
         self.kept: dict[tuple[int, int], Tensor] = {}
-        self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
         if self.compiles:
-            # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
-            self.form = self.form._replace(ids=True, grads=True)
             given = zip((*self.engine.offsets, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
             alpha, beta, weight = (t.contiguous() if t.numel() else like.new_full((k,), v) for t, k, v in given)
             ids = problem.x_id.contiguous(), problem.y_id.contiguous()
@@ -87,22 +88,35 @@ class _Blocks:
         at = rows.start, cols.start
         if not keep and at in self.kept:
             return self.kept.pop(at)
-        if keep and self.compiles and len(self.kept) < COMPILED_LIVE - 3:
+        if keep and self.compiles and len(self.kept) < COMPILED_LIVE - 4:
             return self.kept.setdefault(at, self.engine.scores(rows, cols, None))
         h, w = rows.stop - rows.start, cols.stop - cols.start
         return self.engine.scores(rows, cols, self.buffer[: h * w].view(h, w))
 
     def _run(self, function: Callable[..., Any], block: Block, sides: Side) -> Any:
-        form, dtype = self.form, block.product.dtype
         if self.compiles:
-            program = compiled.program(
-                (function, form, dtype),
-                lambda *t: list(function(form, Block(*t[:8]), t[8:])),
-                lambda h, w: example(form, dtype, function is sweep, h, w),
-            )
-            if program is not None:
-                return program(*(t for t in block if t is not None), *sides)
-        return function(form, block, sides)
+            return self.programs[function](*(t for t in block if t is not None), *sides)
+        return function(self.form, block, sides)
+
+
+def _programs(form: Form, dtype: torch.dtype) -> dict[Callable[..., Any], Any]:
+    """`sweep`, and `measure` where there is a normaliser, compiled; nothing if either cannot be."""
+    # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
+    form = form._replace(ids=True, grads=True)
+    made: dict[Callable[..., Any], Any] = {}
+    for function in (measure, sweep) if OBJECTIVES[form.objective].normaliser else (sweep,):
+
+        def flat(*t: Tensor, function: Callable[..., Any] = function) -> list[Tensor]:
+            return list(function(form, Block(*t[:8]), t[8:]))
+
+        def arguments(h: int, w: int, function: Callable[..., Any] = function) -> list[Tensor]:
+            return example(form, dtype, function is sweep, h, w)
+
+        program = compiled.program((function, form, dtype), flat, arguments)
+        if program is None:
+            return {}
+        made[function] = program
+    return made
 
 
 def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:

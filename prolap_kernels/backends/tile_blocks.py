@@ -17,8 +17,8 @@ from ..scores import SCORES
 from ..scores.base import Parts, Tile
 from . import compiled
 
-COMPILE_CELLS = 1 << 23
-"""Elements N M D from which a program is compiled: below, eager pieces take a fraction of a second."""
+COMPILE_CELLS = 1 << 25
+"""Elements N M D from which a program is compiled: below, eager pieces take a quarter of a second, a compilation several."""
 EAGER_CELLS = 1 << 20
 """Elements of an eager piece: some ten temporaries of 4 MB."""
 PARTS = 8

@@ -95,8 +95,8 @@ FINISH = Strip(32, 32, 4)
 """Entries per program, and partial sums per step, of `kernels.lift_finish`."""
 SUMMED = {"inclusion": (Strip(16, 256, 8, 128), 4), "": (Strip(16, 256, 8, 255), 2)}
 SLOPES = (Strip(16, 128, 8), 2)
-"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`, and steps that their loops are unrolled by; a thread has
-4 x 4 and 2 x 4. By the name of the score before a slash, "" for all others: two programs of inclusion share a processor."""
+"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`, and steps that their loops are unrolled by. A thread
+has 4 x 4 and 2 x 4. By the name of the score before a slash, "" for all others: two programs of inclusion share a processor."""
 SPAN = 32
 """Terms that a partial sum of either kernel takes."""
 VENDOR = True
