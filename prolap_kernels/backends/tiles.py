@@ -54,14 +54,16 @@ LIFT_KINDS = ("hopper", "blackwell", "large", "small", "amd")
 LIFT = {
     **{("hopper", half): Tile(128, 128, 64, 8, 3, 8, 1, True, 128) for half in _HALVES},
     **{("large", half): Tile(128, 128, 64, 8, 3, 4, 4) for half in _HALVES},
-    **{("blackwell", half): Tile(128, 64, 64, 8, 3, 4) for half in _HALVES},
+    **{("blackwell", half): Tile(128, 64, 64, 8, 3, 4, registers=255) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3, 4, 4) for half in _HALVES},
     **{("amd", half): Tile(128, 64, 64, 8, 2, 2, 4) for half in _HALVES},
     **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in LIFT_KINDS},
+    ("blackwell", torch.float32): Tile(64, 64, 16, 8, 2, 2, 4, registers=255),
 }
 """Tiles of `kernels.lift`, by `lift_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
 
-hopper: two blocks of 128 registers share a processor, so that one's epilogue runs beside the other's product."""
+blackwell: left to itself the compiler aims at fewer registers than some forms need, and spills two. hopper: two blocks of 128
+registers share a processor, so that one's epilogue runs beside the other's product."""
 CANDIDATES = {
     ("hopper", torch.bfloat16): (
         Tile(128, 256, 64, 8, 3, 8, 1, True),

@@ -18,7 +18,7 @@ from .inclusion import Terms
 from .plan import MEAN, NONE, SCORE, VIB, Place, starts, terms
 from .vib import vib, vib_gradient
 
-CELLS = {"cpu": 1 << 15}
+CELLS = {"cpu": 1 << 17}
 """Rows times dimensions at a time: on a CPU temporaries stay in the cache, and no operation is cut up among threads."""
 MANY_CELLS = 1 << 22
 
