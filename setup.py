@@ -37,6 +37,7 @@ TEST = [
 BENCH = [
     "pytest-benchmark>=4",
     "matplotlib>=3.8",  # plots
+    "pykeops>=2.2",  # sums over pairs by symbolic formulas, CPU (with a C++ compiler) and GPU
     # the losses that ours are measured beside; they run on GPUs alone
     'siglip-kernel>=0.1.2; platform_system == "Linux"',
     'memeff>=0.3.1; platform_system == "Linux"',

@@ -1,4 +1,5 @@
-"""What is measured: every lift score with every objective and kind of pairs, on inputs that look like a model in training."""
+"""What is measured: every score with every objective and kind of pairs, and the bare matrix of those that are tiles, on inputs
+that look like a model in training."""
 
 from __future__ import annotations
 
@@ -10,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss
-from prolap_kernels.scores import LIFTS, SCORES
+from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss, pairwise_score
+from prolap_kernels.scores import LIFTS, SCORES, TILES
 
 START = {"dot": (10.0, -10.0), "csd": (10.0, -10.0), "csd_distance": (5.0, 0.0), "wasserstein2": (5.0, 0.0)}
 """Scale and bias at which training starts (SigLIP's), for distances the same logits: 10 csd - 10 = 5 csd_distance."""
+TILE_LOGIT, TILE_ROWS = 4.0, 64
+"""Tiles: so far apart are positive and negative logits, or so large is their deviation if that is more, on the first rows."""
+MATRIX = "score"
+"""In the place of an objective: the N x M matrix itself, and the gradient of its sum with fixed weights."""
+RANK = 4
+"""Of the weights: who never has an N x M matrix in memory can still read them, by their factors."""
 PAIRS = {
     "diagonal": "row i of x belongs to row i of y",
     "ids": "two rows of x share an id with two of y, every 16th row of x is ignored",
@@ -23,15 +30,38 @@ PAIRS = {
 
 
 class Case(NamedTuple):
-    """A loss: a score, an objective, a kind of pairs."""
+    """A loss: a score, an objective, a kind of pairs; or the matrix of a score, `forward`: without gradients."""
 
     score: str
     objective: str
     pairs: str
+    forward: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.score}-{self.objective}" + ("" if self.pairs == "diagonal" else f"-{self.pairs}")
+        words = [self.score.replace("/", "_"), self.objective]
+        words += [] if self.pairs == "diagonal" else [self.pairs]
+        return "-".join(words + ["forward"] * self.forward)
+
+    @property
+    def is_tile(self) -> bool:
+        return SCORES[self.score].lift_x is None
+
+    @property
+    def is_matrix(self) -> bool:
+        return self.objective == MATRIX
+
+    @property
+    def passes(self) -> str:
+        return "forward" if self.forward else "forward and backward"
+
+
+class Weights(NamedTuple):
+    """Upstream gradient of a matrix: dense = left right^T, [N, M], [N, RANK], [M, RANK]."""
+
+    dense: Tensor
+    left: Tensor
+    right: Tensor
 
 
 class Batch(NamedTuple):
@@ -44,12 +74,15 @@ class Batch(NamedTuple):
     bias: Tensor | None
     x_id: Tensor | None
     y_id: Tensor | None
+    weights: Weights | None = None
 
     @property
     def leaves(self) -> dict[str, Tensor]:
         found = {"x.mean": self.x.mean, "y.mean": self.y.mean}
         if SCORES[self.case.score].uses_logvar:
             found |= {"x.logvar": self.x.logvar, "y.logvar": self.y.logvar}
+        if self.case.is_matrix:
+            return found
         return found | {"scale": self.scale} | ({} if self.bias is None else {"bias": self.bias})
 
     def clear(self) -> None:
@@ -65,7 +98,23 @@ class Batch(NamedTuple):
 
         x, y = (Gaussian(wide(z.mean), wide(z.logvar)) for z in (self.x, self.y))
         bias = None if self.bias is None else wide(self.bias)
-        return self._replace(x=x, y=y, scale=wide(self.scale), bias=bias)
+        weights = None if self.weights is None else Weights(*map(wide, self.weights))
+        return self._replace(x=x, y=y, scale=wide(self.scale), bias=bias, weights=weights)
+
+    def upstream(self, value: Tensor) -> Tensor | None:
+        """What backward starts from: nothing for a loss, the weights for a matrix, ones for rows that are weighted already."""
+        if value.dim() == 0:
+            return None
+        assert self.weights is not None
+        return self.weights.dense if value.dim() == 2 else torch.ones_like(value)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.x.mean), len(self.y.mean), self.x.mean.shape[1]
+
+    def elements(self) -> int:
+        """N M D, the terms of all sums over dimensions: what a tile is bounded by."""
+        return math.prod(self.shape)
 
     def flops(self) -> int:
         """Of the three matrix products that no exact method avoids: scores, gradient by x, gradient by y."""
@@ -74,15 +123,31 @@ class Batch(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """By name; `negatives` only where the objective can leave the positives out."""
+    """By name; `negatives` only where the objective can leave the positives out; the matrix only of tiles."""
     made = [
         Case(score.name, goal.name, pairs)
-        for score in LIFTS
+        for score in LIFTS + TILES
         for goal in OBJECTIVES.values()
         for pairs in PAIRS
         if pairs != "negatives" or not goal.averages
     ]
+    made += [Case(score.name, MATRIX, "diagonal", forward) for score in TILES for forward in (False, True)]
     return {case.name: case for case in made}
+
+
+def start(case: Case, x: Gaussian, y: Gaussian) -> tuple[float, float]:
+    """Scale and bias; those of a tile, a sum over D of any size, are taken from its first rows in float64."""
+    if not case.is_tile:
+        return START[case.score]
+    first = [Gaussian(z.mean[:TILE_ROWS].double(), z.logvar[:TILE_ROWS].double()) for z in (x, y)]
+    found = pairwise_score(*first, score=case.score, backend="reference")
+    same = torch.eye(*found.shape, dtype=torch.bool, device=found.device)
+    hits, others = found[same], found[~same]
+    if not len(others):
+        return 1.0, 0.0
+    spread = max(float((hits.mean() - others.mean()).abs()), float(others.std(correction=0)))
+    scale = TILE_LOGIT / max(spread, 1e-30)
+    return scale, -scale * float(hits.mean() + others.mean()) / 2
 
 
 def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> Batch:
@@ -99,22 +164,29 @@ def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torc
         return Gaussian(F.normalize(mean, dim=-1).to(device, dtype), logvar.to(device, exact))
 
     x, y = side(first), side(second)
-    scale, bias = (torch.tensor(value, device=device, dtype=exact) for value in START[case.score])
-    batch = Batch(case, x, y, scale, None if OBJECTIVES[case.objective].averages else bias, None, None)
+    if case.is_matrix:
+        factors = [torch.randn(rows, RANK, generator=random).to(device, exact) for rows in (n, m)]
+        batch = Batch(case, x, y, torch.ones((), device=device, dtype=exact), None, None, None,
+                      Weights(factors[0] @ factors[1].T, *factors))  # fmt: skip
+    else:
+        scale, bias = (torch.tensor(value, device=device, dtype=exact) for value in start(case, x, y))
+        batch = Batch(case, x, y, scale, None if OBJECTIVES[case.objective].averages else bias, None, None)
     if case.pairs == "ids":
         x_id, y_id = torch.arange(n, device=device) // 2, torch.arange(m, device=device) // 2
         x_id[15::16] = -1
         batch = batch._replace(x_id=x_id, y_id=y_id)
     for leaf in batch.leaves.values():
-        leaf.requires_grad_()
+        leaf.requires_grad_(not case.forward)
     return batch
 
 
 def ours(backend: str | None = None, **options: Any) -> Callable[[Batch], Tensor]:
-    """The loss of this package."""
+    """The loss of this package, or its matrix of scores."""
 
     def loss(batch: Batch) -> Tensor:
         case = batch.case
+        if case.is_matrix:
+            return pairwise_score(batch.x, batch.y, score=case.score, backend=backend, **options)
         return pairwise_loss(
             batch.x, batch.y, score=case.score, objective=case.objective, scale=batch.scale,
             bias=0.0 if batch.bias is None else batch.bias, x_id=batch.x_id, y_id=batch.y_id,

@@ -1,4 +1,4 @@
-"""The size at which `pytest benchmarks --benchmark-only` measures."""
+"""The sizes at which `pytest benchmarks --benchmark-only` measures."""
 
 from __future__ import annotations
 
@@ -7,3 +7,4 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shape", type=int, nargs=3, default=(256, 256, 128), metavar=("N", "M", "D"), help="256 256 128")
+    parser.addoption("--tile-shape", type=int, nargs=3, default=(96, 96, 64), metavar=("N", "M", "D"), help="96 96 64")

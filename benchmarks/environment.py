@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("torch", "triton", "numpy", "siglip-kernel", "memeff", "inf-cl")
+PACKAGES = ("torch", "triton", "numpy", "siglip-kernel", "memeff", "inf-cl", "pykeops")
 SOURCES = ("prolap_kernels", "benchmarks")
 
 

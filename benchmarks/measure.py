@@ -99,7 +99,7 @@ def ratio(times: list[float], others: list[float]) -> float:
 
 
 def peak_bytes(loss: Loss, batch: Batch, device: str) -> int:
-    """Most memory during a call above the inputs, less the gradients that it leaves. What a loss keeps between calls counts."""
+    """Most memory during a call above the inputs, less the value and the gradients that it leaves; what a loss keeps counts."""
     batch.clear()
     gc.collect()
     before, kept = _used(device), _tensor_bytes()
@@ -114,8 +114,8 @@ def peak_bytes(loss: Loss, batch: Batch, device: str) -> int:
     else:
         before = _used(device) - cached
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    train(loss, batch)
-    gradients = sum(leaf.grad.nbytes for leaf in batch.leaves.values() if leaf.grad is not None)
+    value = train(loss, batch)
+    gradients = value.nbytes + sum(leaf.grad.nbytes for leaf in batch.leaves.values() if leaf.grad is not None)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
     batch.clear()
     return max(peak - before - gradients, 0)
@@ -159,7 +159,7 @@ def peak_bytes_apart(name: str, loss: Loss, batch: Batch) -> int | str:
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         return lines[-1][:160] if lines else f"exit {done.returncode}"
-    return int(done.stdout)
+    return int(done.stdout.split()[-1])  # packages talk when they are imported
 
 
 def main() -> None:

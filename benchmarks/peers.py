@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from prolap_kernels.gaussian import widen
 from prolap_kernels.pairs import counted_pairs, positive_pairs
 from prolap_kernels.scores import SCORES
 
+from .broadcast import tile_scores
 from .cases import START, Batch, Case, ours
 
 Loss = Callable[[Batch], Tensor]
@@ -27,8 +29,9 @@ OURS, EAGER, LIMIT = "prolap_kernels", "eager", "limit"
 
 
 class Peer(NamedTuple):
-    """build() -> loss(batch). The empty tuple means all; `bytes` estimates N x M (x D) intermediates; `lacks` names the leaves
-    that get no gradient; `package` is (import name, name in the package index)."""
+    """build() -> loss(batch). The empty tuple means all; `bytes` estimates N x M (x D) intermediates, `tile_bytes` those of tiles
+    forward and with gradients per N M D (None: no tiles); `lacks` names the leaves that get no gradient; `package` is (import
+    name, name in the package index)."""
 
     name: str
     build: Callable[[], Loss]
@@ -39,11 +42,15 @@ class Peer(NamedTuple):
     square: bool = False
     lacks: tuple[str, ...] = ()
     bytes: Callable[[int, int, int], int] = lambda n, m, d: 0
+    tile_bytes: tuple[int, int] | None = None
 
 
 def scores(batch: Batch) -> Tensor:
-    """The lift's N x M matrix as a careful user writes it: a product in the dtype of the means, float32 after it."""
+    """The N x M matrix as a careful user writes it: of a lift a product in the dtype of the means, float32 after it; of a tile
+    the sum over an N x M x D that broadcasts."""
     rule = SCORES[batch.case.score]
+    if rule.lift_x is None:
+        return tile_scores(rule, batch.x, batch.y)
     assert rule.lift_x is not None
     assert rule.lift_y is not None
     left, right = rule.lift_x(batch.x), rule.lift_y(batch.y)
@@ -56,6 +63,11 @@ def scores(batch: Batch) -> Tensor:
 def eager(batch: Batch) -> Tensor:
     """N x M in memory, logsigmoid or log_softmax: the loss in plain torch, dense but exact in its small terms."""
     score = scores(batch)
+    return score if batch.case.is_matrix else dense_loss(batch, score)
+
+
+def dense_loss(batch: Batch, score: Tensor) -> Tensor:
+    """The loss of a matrix of scores."""
     n, m = score.shape
     ids = batch.x_id is not None
     x_id = batch.x_id if ids else torch.arange(n, device=score.device)
@@ -131,15 +143,30 @@ def _inf_cl() -> Loss:
     return loss
 
 
+def _compiled() -> Loss:
+    """For its shape alone; what an earlier case left in Dynamo's cache would make it compile for any."""
+    torch.compiler.reset()
+    return torch.compile(eager, dynamic=False)
+
+
+def _keops() -> Loss:
+    return importlib.import_module("benchmarks.keops").loss
+
+
+_INCLUSION = tuple((s, o) for s in ("inclusion", "inclusion/prolip") for o in ("score", "sigmoid", "softmax"))
 _SIGLIP = {"package": ("siglip_kernel", "siglip-kernel"), "cases": (("dot", "sigmoid"),), "pairs": ("diagonal",)}
 _CLIP = {"cases": (("dot", "softmax"),), "pairs": ("diagonal",), "devices": ("cuda",), "square": True}
+EAGER_TILE, COMPILED_TILE, LITERAL_TILE = (20, 72), (0, 12), (24, 72)
+"""Bytes per N M D, forward and with gradients."""
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer(OURS, ours),
-        Peer(EAGER, lambda: eager, bytes=lambda n, m, d: 16 * n * m),
-        Peer("torch.compile", lambda: torch.compile(eager), bytes=lambda n, m, d: 12 * n * m),
-        Peer("literal", lambda: ours("reference"), bytes=lambda n, m, d: 12 * n * m * d),
+        Peer(OURS, ours, tile_bytes=(0, 0)),
+        Peer(EAGER, lambda: eager, bytes=lambda n, m, d: 16 * n * m, tile_bytes=EAGER_TILE),
+        Peer("torch.compile", _compiled, bytes=lambda n, m, d: 12 * n * m, tile_bytes=COMPILED_TILE),
+        Peer("literal", lambda: ours("reference"), bytes=lambda n, m, d: 12 * n * m * d, tile_bytes=LITERAL_TILE),
+        Peer("PyKeOps", _keops, package=("pykeops", "pykeops"), cases=_INCLUSION, pairs=("diagonal",), square=True,
+             tile_bytes=(0, 0)),
         Peer("siglip-kernel", lambda: _siglip_kernel("auto"), devices=("cuda",), square=True, **_SIGLIP),
         Peer("siglip-kernel fp8", lambda: _siglip_kernel("chunked_bf16_fp8"), devices=("cuda",), square=True, **_SIGLIP),
         Peer("siglip-kernel pipelined", lambda: _siglip_kernel("chunked_bf16_pipelined"), devices=("cuda",), square=True,
@@ -160,14 +187,23 @@ def refusal(peer: Peer, case: Case, shape: tuple[int, int, int], device: str) ->
         return f"not installed (pip install {peer.package[1]})"
     if peer.cases and (case.score, case.objective) not in peer.cases:
         return "computes " + ", ".join("-".join(pair) for pair in peer.cases) + " only"
+    if case.is_tile and peer.tile_bytes is None:
+        return "takes scores that are matrix products only"
     if peer.pairs and case.pairs not in peer.pairs:
         return f"has {', '.join(peer.pairs)} pairs only"
     if peer.square and shape[0] != shape[1]:
         return f"takes square batches only, got {shape[0]} x {shape[1]}"
-    need, free = peer.bytes(*shape), _free(device)
+    need, free = bytes_needed(peer, case, shape), _free(device)
     if need > 0.9 * free:
         return f"would take about {need / 1e9:.0f} GB, {free / 1e9:.0f} GB are free"
     return None
+
+
+def bytes_needed(peer: Peer, case: Case, shape: tuple[int, int, int]) -> int:
+    if not case.is_tile:
+        return peer.bytes(*shape)
+    assert peer.tile_bytes is not None
+    return math.prod(shape) * peer.tile_bytes[not case.forward]
 
 
 def _free(device: str) -> int:

@@ -1,4 +1,5 @@
-"""Plots of result rows: time and memory against the batch size, achieved share of the limit. Needs matplotlib."""
+"""Plots of result rows: time and memory against the batch size, achieved share of the limit, or elements per second where there
+is no limit. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ def _plot(key: tuple[str, str, int], rows: Sequence[Row], folder: Path) -> Path:
     from matplotlib.figure import Figure
 
     case, dtype, width = key
+    tile = any("elements_per_second" in row for row in rows)
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels: list[tuple[str, Callable[[Row], float | None]]] = [
         ("time, ms", lambda row: 1e3 * row["seconds"]),
@@ -32,7 +34,9 @@ def _plot(key: tuple[str, str, int], rows: Sequence[Row], folder: Path) -> Path:
             "memory above inputs and gradients, MB",
             lambda row: row["peak_bytes"] / 1e6 if row.get("peak_bytes") else None,
         ),
-        ("share of the limit's speed", lambda row: 1 / row["times_limit"] if "times_limit" in row else None),
+        ("elements per second", lambda row: row["elements_per_second"])
+        if tile
+        else ("share of the limit's speed", lambda row: 1 / row["times_limit"] if "times_limit" in row else None),
     ]
     for axes, (label, value) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in dict.fromkeys(row["contender"] for row in rows):
@@ -46,7 +50,7 @@ def _plot(key: tuple[str, str, int], rows: Sequence[Row], folder: Path) -> Path:
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
-    figure.suptitle(f"{case}, {dtype}, D = {width}, forward and backward")
+    figure.suptitle(f"{case}, {dtype}, D = {width}, {rows[0].get('passes', 'forward and backward')}")
     path = folder / f"{case}-{dtype}-{width}.png"
     figure.savefig(path, dpi=150)
     return path

@@ -2,20 +2,23 @@
 
     python -m benchmarks.profile csd-sigmoid --device cuda --dtype bfloat16 --shape 16384 16384 768
     python -m benchmarks.profile csd-sigmoid --peer eager                       # operations, on a CPU
+    python -m benchmarks.profile inclusion-sigmoid                              # a tile: no limit to compare with
 
 A line per kernel (operation, on a CPU) and call: time, flops, bytes of its operands read or written once, and the share of what
 the device reached in the same run: of the vendor's three matrix products by flops, of a large copy by bytes. Flops and bytes
-stand where they are known: products of torch and the Triton kernels of this package.
+stand where they are known: products of torch and the Triton kernels of the pair engine. Tiles, which are no matrix products, have
+elements (N M D) per second instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -57,7 +60,7 @@ def launch_work(kernel: Any, args: Sequence[object]) -> tuple[float, float]:
 
 @contextmanager
 def recorded(found: dict[str, Work]) -> Iterator[None]:
-    """Notes what every Triton launch of this package has to do."""
+    """Notes what every Triton launch of the pair engine has to do."""
     try:
         from prolap_kernels.backends import tiles
     except ImportError:
@@ -83,7 +86,8 @@ def gather(loss: Loss, batch: Batch, device: str) -> dict[str, Work]:
     for _ in range(3):
         batch.clear()
         train(loss, batch)
-    with recorded(found), profile(activities=activities, record_shapes=True, acc_events=True) as trace:
+    noted = nullcontext() if batch.case.is_tile else recorded(found)
+    with noted, profile(activities=activities, record_shapes=True, acc_events=True) as trace:
         for _ in range(STEPS):
             batch.clear()
             train(loss, batch)
@@ -116,7 +120,7 @@ def operands(name: str, shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]
 
 
 def rates(batch: Batch, device: str) -> tuple[float, float]:
-    """Flops per second of the three vendor products on this batch, bytes per second of a copy."""
+    """Flops per second of the three vendor products on this batch (NaN of a tile), bytes per second of a copy."""
     products = PEERS[LIMIT].build()
     source = torch.randn(1 << (27 if device == "cuda" else 24), device=device)
     target = torch.empty_like(source)
@@ -124,23 +128,25 @@ def rates(batch: Batch, device: str) -> tuple[float, float]:
     def median(work: Callable[[], object]) -> float:
         return float(summary([seconds(work, device) for _ in range(8)][3:])["seconds"])  # type: ignore[arg-type]
 
-    return batch.flops() / median(lambda: products(batch)), 2 * source.nbytes / median(lambda: target.copy_(source))
+    flops = math.nan if batch.case.is_tile else batch.flops() / median(lambda: products(batch))
+    return flops, 2 * source.nbytes / median(lambda: target.copy_(source))
 
 
-def print_table(found: dict[str, Work], best: tuple[float, float], rows: int) -> None:
+def print_table(found: dict[str, Work], best: tuple[float, float], rows: int, elements: int = 0) -> None:
+    """elements: of a tile, 0 of others."""
     total = sum(work.seconds for work in found.values())
     print(
         f"{'kernel or operation':<52}{'calls':>7}{'ms':>10}{'share':>7}{'Gflop':>10}{'of limit':>10}{'MB':>10}{'of copy':>9}"
     )
     for name, work in sorted(found.items(), key=lambda item: -item[1].seconds)[:rows]:
         span = work.seconds or float("inf")
-        known = [f"{work.flops / STEPS / 1e9:.2f}", f"{work.flops / span / best[0]:.0%}"] if work.flops else ["-", "-"]
+        share = "-" if math.isnan(best[0]) else f"{work.flops / span / best[0]:.0%}"
+        known = [f"{work.flops / STEPS / 1e9:.2f}", share] if work.flops else ["-", "-"]
         known += [f"{work.bytes / STEPS / 1e6:.1f}", f"{work.bytes / span / best[1]:.0%}"] if work.bytes else ["-", "-"]
         print(f"{name[:50]:<52}{work.calls / STEPS:>7.0f}{1e3 * work.seconds / STEPS:>10.3f}{work.seconds / total:>7.0%}"
               f"{known[0]:>10}{known[1]:>10}{known[2]:>10}{known[3]:>9}")  # fmt: skip
-    print(
-        f"total {1e3 * total / STEPS:.3f} ms a call; the limit here: {best[0]:.3g} flop/s, a copy: {best[1]:.3g} bytes/s"
-    )
+    bound = f"{elements * STEPS / total:.3g} elements/s" if elements else f"the limit here: {best[0]:.3g} flop/s"
+    print(f"total {1e3 * total / STEPS:.3f} ms a call; {bound}, a copy: {best[1]:.3g} bytes/s")
 
 
 def ncu_command(args: argparse.Namespace) -> list[str]:
@@ -177,7 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(loss, batch)
         return 0
     print(f"{case.name}, {args.peer}, {args.dtype}, {' x '.join(map(str, shape))}, {stamp(args.device)['device']}")
-    print_table(gather(loss, batch, args.device), rates(batch, args.device), args.rows)
+    elements = batch.elements() if case.is_tile else 0
+    print_table(gather(loss, batch, args.device), rates(batch, args.device), args.rows, elements)
     command = ncu_command(args)
     if args.device == "cuda" and shutil.which("ncu"):
         print(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.run                                            # ProLAP's loss at 1024 x 1024 x 1024
     python -m benchmarks.run --case dot-sigmoid --sizes 256 1024 4096 --width 512 --plot out/ --json out/dot.json
+    python -m benchmarks.run --case inclusion-score-forward inclusion-score --shape 512 512 512 --shape 2048 2048 256
     python -m benchmarks.run --gpu                                      # all that only a GPU can tell, in ten minutes
 
 Everyone's loss and gradients are checked against float64 first; a wrong result has no time. Contenders take turns call by
@@ -42,7 +43,10 @@ def compare(
     memory: Memory,
 ) -> list[Row]:
     """A row per peer: its figures, why it has none ("absent"), or what went wrong ("failed")."""
-    rows = {p.name: {"case": case.name, "contender": p.name, "shape": list(shape), "dtype": dtype} for p in peers}
+    rows = {
+        p.name: {"case": case.name, "passes": case.passes, "contender": p.name, "shape": list(shape), "dtype": dtype}
+        for p in peers
+    }
     batch = make_batch(case, shape, device, getattr(torch, dtype))
     want = truth(batch)
     losses: dict[str, Loss] = {}
@@ -67,7 +71,8 @@ def compare(
         if isinstance(found, str):
             rows[name]["failed"] = found
             continue
-        rows[name] |= summary(found) | {"flops_per_second": batch.flops() / summary(found)["seconds"]}
+        amount = ("elements", batch.elements()) if case.is_tile else ("flops", batch.flops())
+        rows[name] |= summary(found) | {f"{amount[0]}_per_second": amount[1] / summary(found)["seconds"]}
         rows[name] |= {f"times_{key}": ratio(found, times[who])
                        for key, who in (("ours", OURS), ("limit", LIMIT)) if isinstance(times.get(who), list)}  # fmt: skip
         peak = memory(name, losses[name], batch)
@@ -79,8 +84,9 @@ def print_rows(rows: Sequence[Row]) -> None:
     """The table of one comparison."""
     first = rows[0]
     shape = " x ".join(map(str, first["shape"]))
-    print(f"\n{first['case']}, forward and backward, {first['dtype']}, N x M x D = {shape}")
-    head = ("contender", "ms", "quartiles", "MB", "time/ours", "time/limit", "error")
+    print(f"\n{first['case']}, {first['passes']}, {first['dtype']}, N x M x D = {shape}")
+    tile = any("elements_per_second" in row for row in rows)  # bounded by elements, there is no limit to compare with
+    head = ("contender", "ms", "quartiles", "MB", "time/ours", "Gelem/s" if tile else "time/limit", "error")
     print(f"{head[0]:<24}{head[1]:>10}{head[2]:>20}{head[3]:>10}{head[4]:>11}{head[5]:>12}{head[6]:>10}")
     for row in rows:
         reason = [f"{key}: {row[key]}" for key in ("absent", "failed") if key in row]
@@ -88,8 +94,11 @@ def print_rows(rows: Sequence[Row]) -> None:
             print(f"{row['contender']:<24}{reason[0]}")
             continue
         low, high = (1e3 * q for q in row["quartiles"])
-        cells = (_figure(row, "peak_bytes", 1e-6, ".1f"), _figure(row, "times_ours", 1, ".2f"),
-                 _figure(row, "times_limit", 1, ".2f"))  # fmt: skip
+        cells = (
+            _figure(row, "peak_bytes", 1e-6, ".1f"),
+            _figure(row, "times_ours", 1, ".2f"),
+            _figure(row, "elements_per_second", 1e-9, ".3f") if tile else _figure(row, "times_limit", 1, ".2f"),
+        )
         worst = max(row["errors"].values(), default=None)
         spread = f"{low:.2f}..{high:.2f}"
         print(f"{row['contender']:<24}{1e3 * row['seconds']:>10.2f}{spread:>20}{cells[0]:>10}{cells[1]:>11}{cells[2]:>12}"
@@ -120,7 +129,8 @@ def parser() -> argparse.ArgumentParser:
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--case", nargs="+", choices=cases(), default=["csd-sigmoid"], metavar="CASE",
                       help=f"of {', '.join(cases())}")  # fmt: skip
-    made.add_argument("--shape", type=_positive, nargs=3, metavar=("N", "M", "D"), default=(1024, 1024, 1024))
+    made.add_argument("--shape", type=_positive, nargs=3, action="append", metavar=("N", "M", "D"),
+                      help="may be given more than once (1024 1024 1024)")  # fmt: skip
     made.add_argument("--sizes", type=_positive, nargs="+", metavar="B", help="square batches, instead of --shape")
     made.add_argument("--width", type=_positive, default=512, metavar="D", help="of --sizes (512)")
     made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -150,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         parser().error("--device cuda: torch sees no CUDA device here")
-    shapes = [(b, b, args.width) for b in args.sizes] if args.sizes else [tuple(args.shape)]
+    given: list[Shape] = [(n, m, d) for n, m, d in args.shape or [(1024, 1024, 1024)]]
+    shapes: list[Shape] = [(b, b, args.width) for b in args.sizes] if args.sizes else given
     content: dict[str, Any] = stamp(args.device) | {"rows": []}
     for name in args.case:
         for shape in shapes:

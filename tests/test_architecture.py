@@ -99,7 +99,8 @@ def test_budgets(path: Path) -> None:
         # the raw ops and their bodies carry the flat signature that custom ops and Triton ask for, compat that of others
         flat = (
             kernel
-            or path.name in PUBLIC_LOSSES | {"ops.py", "row_ops.py", "score_ops.py", "autograd.py", "fused.py", "compat.py"}
+            or path.name
+            in PUBLIC_LOSSES | {"ops.py", "row_ops.py", "score_ops.py", "autograd.py", "fused.py", "compat.py"}
             or "kernels/" in path.as_posix()
         )
         assert flat or count <= 8, f"{node.name} takes {count} parameters"

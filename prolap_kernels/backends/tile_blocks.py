@@ -17,8 +17,8 @@ from ..scores import SCORES
 from ..scores.base import Parts, Tile
 from . import compiled
 
-COMPILE_CELLS = 1 << 25
-"""Elements N M D from which a program is compiled: below, eager pieces take a quarter of a second, a compilation several."""
+COMPILE_CELLS = 1 << 24
+"""Elements N M D from which a program is compiled: below, eager pieces take up to a second or so, a compilation several."""
 EAGER_CELLS = 1 << 20
 """Elements of an eager piece: some ten temporaries of 4 MB."""
 PARTS = 8

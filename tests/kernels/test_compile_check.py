@@ -41,7 +41,8 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
     for chip in REQUIRED:
         for kernel in ("sigmoid_lift_tile", "accumulate"):
             assert (chip, kernel, "bfloat16") in compiled
-        assert {(chip, "matched_rows", "float32"), (chip, "matched_gradients", "float32")} <= compiled
+        assert {(chip, f"matched_{part}", "bfloat16") for part in ("rows", "gradients")} <= compiled
+        assert {(chip, "tile_scores", "float32"), (chip, "tile_slopes", "float32")} <= compiled
     # one exponential and one reciprocal per pair, in each of two epilogues; a logarithm per row and thread takes no other
     lifts = [
         f
