@@ -105,6 +105,7 @@ def sections() -> dict[str, Callable[[Session], None]]:
     """In order of importance."""
     from .gpu_checks import ceilings, correctness, launches, sanitizer
     from .gpu_sweep import candidates, extent, key_cells
+    from .gpu_tiles import step, tiles
     from .targets import targets
 
     return {
@@ -112,6 +113,8 @@ def sections() -> dict[str, Callable[[Session], None]]:
         "ceilings": ceilings,
         "key": key_cells,
         "launches": launches,
+        "tiles": tiles,
+        "step": step,
         "candidates": candidates,
         "sanitizer": sanitizer,
         "sweep": extent,
@@ -172,4 +175,5 @@ def main(argv: Sequence[str]) -> int:
         print("plots:", *plot_rows(session.rows("key") + session.rows("sweep"), args.plot))
     if path:
         print(f"written: {path}")
-    return int(any("failed" in row or "broken" in row for row in session.rows("correctness")))
+    checked = session.rows("correctness") + [row for row in session.rows("tiles") if "probe" in row]
+    return int(any("failed" in row or "broken" in row for row in checked))

@@ -16,6 +16,7 @@ from typing import Any
 
 from .environment import ROOT
 from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, memory, model, origin, table
+from .tile_tables import predicted, step, tiles
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 RECIPE_COLUMNS = {
@@ -99,6 +100,9 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "losses": losses,
     "limit": limit,
     "memory": memory,
+    "tiles": tiles,
+    "step": step,
+    "tile-model": predicted,
     "model": model,
     "compiled": compiled,
     "gpu": gpu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from . import gpu_tiles
 from .gpu import Plan, Session
 from .peers import LIMIT, OURS
 
@@ -76,7 +77,8 @@ def judged(plan: Plan, rows: Iterable[Row], launch_rows: Iterable[Row]) -> list[
 def targets(session: Session) -> None:
     """Prints and records every target."""
     session.record["sections"]["targets"] = []
-    for row in judged(session.plan, session.rows("key") + session.rows("sweep"), session.rows("launches")):
+    rows = judged(session.plan, session.rows("key") + session.rows("sweep"), session.rows("launches"))
+    for row in rows + gpu_tiles.judged(session):
         session.add("targets", row)
         word = {True: "passed", False: "FAILED", None: "unmeasured"}[row["passed"]]
         value = "" if row["value"] is None else f"{row['value']:.3g}"

@@ -323,3 +323,16 @@ def test_scratch_is_bounded(what: str) -> None:
     saved = rows if what == "loss" else 0  # the loss keeps its gradients until backward scales them
     output = 0 if what == "loss" else 4 * 3000 * 3000
     assert int(done.stdout) <= (64 << 20) + 2 * rows + saved + output
+
+
+@pytest.mark.parametrize("score", **names)
+def test_gradcheck_of_the_matrix(score: Score) -> None:
+    """Against finite differences in float64, which know no formula."""
+    inputs = [t.double().requires_grad_() for t in (*draw(3, 4, 0, -0.5, 0.5), *draw(2, 4, 1, -0.5, 0.5))]
+    name, _, convention = score.name.partition("/")
+    options = {"convention": convention} if convention else {}
+
+    def matrix_of(*t: Tensor) -> Tensor:
+        return pairwise_score(Gaussian(*t[:2]), Gaussian(*t[2:]), score=name, **options)
+
+    assert torch.autograd.gradcheck(matrix_of, inputs, atol=1e-7)
