@@ -102,7 +102,7 @@ class _Blocks:
 def _programs(form: Form, dtype: torch.dtype) -> dict[Callable[..., Any], Any]:
     """`sweep`, and `measure` where there is a normaliser, compiled; nothing if either cannot be."""
     # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
-    form = form._replace(ids=True, grads=True)
+    form = form._replace(ids=True, grads=True, wide=True)
     made: dict[Callable[..., Any], Any] = {}
     for function in (measure, sweep) if OBJECTIVES[form.objective].normaliser else (sweep,):
 

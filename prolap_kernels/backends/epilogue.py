@@ -13,13 +13,17 @@ from ..stats import SATURATED
 
 
 class Form(NamedTuple):
-    """What is known before any tensor is: each value is a program of its own once compiled."""
+    """What is known before any tensor is: each value is a program of its own once compiled.
+
+    wide: sums along rows are taken in float64. A compiled loop adds lane by lane, where eager torch adds in pairs.
+    """
 
     objective: str
     negatives_only: bool
     ids: bool
     grads: bool
     stats: bool
+    wide: bool = False
 
 
 class Block(NamedTuple):
@@ -84,14 +88,18 @@ def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:
     loss, grad = goal.pair(logit, positive, *broadcast)
     if loss is not None and counted is not None:
         loss = torch.where(counted, loss, 0.0)
-    loss = none if loss is None else loss.sum(1)
+    loss = none if loss is None else _row_sum(form, loss)
     if not form.grads:
         return Swept(none, loss, none, none, stats)
     if counted is not None:  # by where: an infinite score of a pair that does not count must not turn 0 into NaN
         grad, score = torch.where(counted, grad, 0.0), torch.where(counted, score, 0.0)
     if block.weight is not None:
         grad = grad * block.weight[:, None]
-    return Swept(grad, loss, grad.sum(1), (grad * score).sum(1), stats)
+    return Swept(grad, loss, _row_sum(form, grad), _row_sum(form, grad * score), stats)
+
+
+def _row_sum(form: Form, value: Tensor) -> Tensor:
+    return value.sum(1, dtype=torch.float64).to(value.dtype) if form.wide else value.sum(1)
 
 
 def _statistics(logit: Tensor, positive: Tensor, counted: Tensor | None, slope: Tensor) -> Tensor:
