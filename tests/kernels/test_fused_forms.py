@@ -250,6 +250,5 @@ def test_it_agrees_with_the_chunked_backend() -> None:
     ours: PairSums = fused.pair_sums(case, ask(stats=True))
     theirs = chunked.pair_sums(case, ask(stats=True))
     for name, a, b in zip(PairSums._fields, ours, theirs, strict=True):
-        torch.testing.assert_close(
-            a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()), msg=lambda m, name=name: f"{name}: {m}"
-        )
+        size = float(b.abs().max()) if b.numel() else 0.0  # a lift has no gradients by log-variances
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * size, msg=lambda m, name=name: f"{name}: {m}")
