@@ -138,7 +138,7 @@ def _variants(device: torch.device) -> dict[str, list[tuple[str, dict[str, objec
     return {
         "LIFT": [
             shipped,
-            ("library scores", {"LIBRARY_SCORES": (torch.bfloat16, torch.float32)}),
+            ("library scores", {"VENDOR_SCORES": (torch.bfloat16, torch.float32)}),
             *((_name(tile), {"LIFT": tiles.LIFT | {lift: tile}}) for tile in tiles.CANDIDATES.get(lift, ())),
         ],
         "gradient products": [

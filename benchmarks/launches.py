@@ -90,7 +90,7 @@ def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:
     problem = PairProblem(x, y, *offsets, one, one, ids, ids[:m], torch.ones(n) if form.weighted else none)
     flags = form.negatives_only, form.ids, form.precision, form.stats
     options = PairOptions(objective, *flags, form.store, form.store, form.sums)
-    given = mock.patch.object(tiles, "library_scores", return_value=form.given)
+    given = mock.patch.object(tiles, "vendor_scores", return_value=form.given)
     with given, mock.patch.object(fused, "put_scores"):
         fused.pair_sums(problem, options)
 

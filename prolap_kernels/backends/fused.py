@@ -87,7 +87,7 @@ def sigmoid_lift(problem: PairProblem, options: PairOptions) -> PairSums:
 
 def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
-    given = tiles.library_scores(phi_x.device, phi_x.dtype)
+    given = tiles.vendor_scores(phi_x.device, phi_x.dtype)
     tile = tiles.GIVEN if given else tiles.lift_tile(phi_x.device, phi_x.dtype)
     if options.stats or problem.row_weight.numel():  # more to hold per thread
         tile = tile._replace(registers=0) if tile.tma else tile._replace(m=max(tile.m // 2, 64))

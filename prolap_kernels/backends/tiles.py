@@ -78,7 +78,7 @@ CANDIDATES = {
 as the default does, but spill 13 to 17 registers where a tile has positives."""
 GIVEN = Tile(64, 64, 16, 4, 1, 4, 1)
 """Tile of `kernels.lift` where the vendor's library takes the score product too; its depth is unused."""
-LIBRARY_SCORES = (torch.float32,)
+VENDOR_SCORES = (torch.float32,)
 """dtypes whose scores are the library's: float32, whose exact products have no matrix instructions in our kernel. In 16 bits the
 cost model has both within a tenth of each other; `benchmarks.run --gpu` measures them."""
 ACCUMULATE = {
@@ -156,9 +156,9 @@ def vendor_products(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or release >= VENDOR_SINCE
 
 
-def library_scores(device: torch.device, dtype: torch.dtype) -> bool:
+def vendor_scores(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the score product is the library's, and the epilogue a pass of its own."""
-    return dtype in LIBRARY_SCORES and vendor_products(device, dtype)
+    return dtype in VENDOR_SCORES and vendor_products(device, dtype)
 
 
 def interpreted(kernel: Any) -> bool:

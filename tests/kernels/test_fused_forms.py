@@ -123,7 +123,7 @@ def test_the_library_s_scores_give_the_same(
     case = make(200, 140, 20, dtype)
     own = fused.pair_sums(case, ask(**options))
     monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * (dtype.itemsize + 4))
-    monkeypatch.setattr(tiles, "LIBRARY_SCORES", (dtype,))
+    monkeypatch.setattr(tiles, "VENDOR_SCORES", (dtype,))
     with_vendor(monkeypatch)
     sizes = []
     put = fused.put_scores
@@ -143,7 +143,7 @@ def test_vendor_products_get_the_same_operands(dtype: torch.dtype, monkeypatch: 
     own = run(case)
 
     with_vendor(monkeypatch)
-    monkeypatch.setattr(tiles, "LIBRARY_SCORES", ())
+    monkeypatch.setattr(tiles, "VENDOR_SCORES", ())
     for name, a, b in zip(own._fields, run(case), own, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=200 * EPS * float(b.abs().max()), msg=name)
 
