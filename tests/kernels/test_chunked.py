@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.objectives import OBJECTIVES
 from prolap_kernels.pairs import counted_pairs, positive_pairs
 from tests.kernels.common import relative
+from tests.live_memory import peak_bytes
 
 EPS = torch.finfo(torch.float32).eps
 SIGMOID = PairOptions("sigmoid", False, True, "ieee", False, True, True, True)
@@ -270,35 +272,18 @@ def test_inside_a_compiled_and_a_functional_loss(how: str) -> None:
     assert torch.equal(torch.autograd.grad(torch.compile(loss, backend="aot_eager")(leaf), leaf)[0], want)
 
 
-PEAK = """
-import ctypes, sys, torch
-from prolap_kernels.backends import chunked
-from prolap_kernels.backends.problem import PairOptions, PairProblem
-def run(n):
-    torch.manual_seed(0)
-    ids, none, one = torch.arange(n) // 3, torch.empty(0), torch.tensor(1.0)
-    phi = torch.nn.functional.normalize(torch.randn(n, 32), dim=1)
-    return chunked.pair_sums(PairProblem(phi, phi, phi[:, 0], phi[:, 1], one, one, ids, ids, none), OPTIONS)
-def status(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) << 10
-OPTIONS = PairOptions(sys.argv[1], False, True, "ieee", False, True, True, True)
-run(2048)  # compiles, and brings the libraries' own buffers
-ctypes.CDLL(None).malloc_trim(0)
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
-run(8192)
-print(status("VmHWM") - before)
-"""
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to reset the peak of memory")
-def test_a_pass_over_8192_rows_stays_within_its_scratch(how: str) -> None:
+def test_a_pass_over_8192_rows_stays_within_its_scratch(how: str, tmp_path: Path) -> None:
     """softmax, which holds most: eagerly the temporaries, compiled the products that it keeps."""
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, "softmax"], capture_output=True, text=True, check=True, env=os.environ.copy()
-    )
+    options = PairOptions("softmax", False, True, "ieee", False, True, True, True)
+
+    def run(n: int) -> PairSums:
+        ids, none, one = torch.arange(n) // 3, torch.empty(0), torch.tensor(1.0)
+        phi = torch.nn.functional.normalize(torch.randn(n, 32), dim=1)
+        return chunked.pair_sums(PairProblem(phi, phi, phi[:, 0], phi[:, 1], one, one, ids, ids, none), options)
+
+    run(2048)  # compiles
     vectors = 4 * 8192 * (3 * 32 + 20)  # inputs and outputs, which are no scratch
-    assert int(done.stdout) <= chunked.SCRATCH["cpu"] + vectors
+    assert peak_bytes(lambda: run(8192), tmp_path) <= chunked.SCRATCH["cpu"] + vectors
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from prolap_kernels.reference import score_matrix
 from prolap_kernels.score_ops import scores_op, slopes_op
 from prolap_kernels.scores import CONVENTIONS, TILES, Score
 from tests.kernels.common import as_float64, pair_inputs, pair_loss, relative, value_and_grads
+from tests.live_memory import peak_bytes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPILER = shutil.which("g++") is not None
@@ -292,39 +291,25 @@ def test_variances_beyond_the_limit_stand_still_and_nan_stays() -> None:
     assert pairwise_score(broken, z, score="inclusion").isnan().all()
 
 
-MEMORY = """
-import ctypes, sys, torch
-from prolap_kernels import Gaussian, pairwise_loss, pairwise_score
-torch.set_num_threads(2)
-def status(name):
-    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(name))
-def run(n, d):
-    x, y = (Gaussian(torch.randn(n, d).requires_grad_(), torch.randn(n, d).requires_grad_()) for _ in range(2))
-    if sys.argv[1] == "loss":
-        return x, y, pairwise_loss(x, y, score="inclusion", scale=0.01).backward()
-    matrix = pairwise_score(x, y, score="inclusion")
-    return x, y, matrix.backward(matrix.detach())
-run(1100, 64)
-ctypes.CDLL(None).malloc_trim(0)
-before = status("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")
-run(3000, 64)
-print(status("VmHWM") - before)
-"""
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to reset the peak of memory")
 @pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 @pytest.mark.parametrize("what", ["loss", "matrix"])
-def test_scratch_is_bounded(what: str) -> None:
+def test_scratch_is_bounded(what: str, tmp_path: Path) -> None:
     """At most 64 MB beyond inputs, output and gradients: 3000 x 3000 x 64 would be 2.3 GB at once."""
-    # glibc otherwise keeps some 30 MB of freed blocks, or does not, from run to run
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-    done = subprocess.run([sys.executable, "-c", MEMORY, what], capture_output=True, text=True, check=True, env=env)
+
+    def run(n: int) -> tuple[Gaussian, Gaussian]:
+        x, y = (Gaussian(torch.randn(n, 64).requires_grad_(), torch.randn(n, 64).requires_grad_()) for _ in range(2))
+        if what == "loss":
+            pairwise_loss(x, y, score="inclusion", scale=0.01).backward()
+        else:
+            matrix = pairwise_score(x, y, score="inclusion")
+            matrix.backward(matrix.detach())
+        return x, y
+
+    run(1100)  # compiles
     rows = 4 * 3000 * 64 * 4  # means and log-variances of both sides
     saved = rows if what == "loss" else 0  # the loss keeps its gradients until backward scales them
     output = 0 if what == "loss" else 4 * 3000 * 3000
-    assert int(done.stdout) <= (64 << 20) + 2 * rows + saved + output
+    assert peak_bytes(lambda: run(3000), tmp_path) <= (64 << 20) + 2 * rows + saved + output
 
 
 @pytest.mark.parametrize("score", **names)

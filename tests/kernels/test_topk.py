@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from prolap_kernels import SCORES, Gaussian, pairwise_rerank, pairwise_score, pa
 from prolap_kernels.reference import score_matrix
 from prolap_kernels.topk import CELL, EDGE, SCRATCH, _block_sides
 from tests.kernels.common import gaussian
+from tests.live_memory import peak_bytes
 
 SMALL = 6 << 10
 """Bytes of scratch that cut the matrices of these tests into many blocks."""
@@ -262,30 +261,12 @@ def test_inclusion_alone_retrieves_the_farthest_and_rerank_does_not() -> None:
     assert pairwise_rerank(x, y, 2)[1].tolist() == [[1, 0]], "of the two that are near, the wider one first"
 
 
-PEAK = """
-import ctypes, sys, torch
-from prolap_kernels import Gaussian, pairwise_topk, score_blocks
-def run(n, m):
-    x, y = (Gaussian(torch.randn(k, 32), torch.randn(k, 32)) for k in (n, m))
-    before = status("VmRSS")
-    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
-    pairwise_topk(x, y, int(sys.argv[1]), score=sys.argv[2], precise=sys.argv[3] == "True")
-    return status("VmHWM") - before
-def status(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) << 10
-run(2048, 6000)  # brings the libraries' own buffers
-ctypes.CDLL(None).malloc_trim(0)
-print(run(int(sys.argv[4]), 9000))
-"""
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to reset the peak of memory")
 @pytest.mark.parametrize(
     ("k", "score", "precise", "n"),
     [(10, "csd", False, 9000), (1, "wasserstein2", True, 9000), (5000, "csd", False, 600)],
 )
-def test_memory_is_the_scratch_and_the_results(k: int, score: str, precise: bool, n: int) -> None:
+def test_memory_is_the_scratch_and_the_results(k: int, score: str, precise: bool, n: int, tmp_path: Path) -> None:
     """At 9000 x 9000 the matrix alone is 324 MB in float32; thousands of places of 600 rows need narrow strips."""
-    words = [sys.executable, "-c", PEAK, str(k), score, str(precise), str(n)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= SCRATCH["cpu"] + 12 * k * n
+    x, y = (Gaussian(torch.randn(rows, 32), torch.randn(rows, 32)) for rows in (n, 9000))
+    peak = peak_bytes(lambda: pairwise_topk(x, y, k, score=score, precise=precise), tmp_path)
+    assert 12 * k * n <= peak <= SCRATCH["cpu"] + 12 * k * n

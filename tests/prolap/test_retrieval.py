@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from prolap.evaluate.retrieval import clips_to_captions, ranks, retrieve, risk_coverage, summary
 from prolap_kernels import Gaussian, pairwise_score
 from prolap_kernels.topk import SCRATCH
+from tests.live_memory import peak_bytes
 
 RANX = """
 import json, sys
@@ -77,32 +79,11 @@ def test_copies_of_the_relevant_item_tie_across_blocks(monkeypatch: pytest.Monke
         assert found.ranks[:, 0].tolist() == [4 * row[0] for row in wanted]
 
 
-PEAK = """
-import ctypes, torch
-from prolap.evaluate.retrieval import ranks
-from prolap_kernels import Gaussian
-def status(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) << 10
-def run(n):
-    torch.manual_seed(0)
-    x, y = (Gaussian(torch.randn(n, 16), torch.randn(n, 16)) for _ in range(2))
-    relevant = torch.randperm(n).numpy()
-    before = status("VmRSS")
-    open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from here
-    ranks(x, y, relevant)
-    return status("VmHWM") - before
-run(4000)  # brings the libraries' own buffers
-ctypes.CDLL(None).malloc_trim(0)
-print(run(8000))
-"""
-
-
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux to reset the peak of memory")
-def test_memory_does_not_grow_with_the_matrix() -> None:
+def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
     """8000 x 8000 scores are 512 MB in float64; the embeddings 1 MB."""
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    kept = 16 << 20  # by the allocator
-    assert int(done.stdout) <= SCRATCH["cpu"] + 8000 * 200 + kept  # some numbers for each query
+    x, y = (Gaussian(torch.randn(8000, 16), torch.randn(8000, 16)) for _ in range(2))
+    relevant = torch.randperm(8000).numpy()
+    assert peak_bytes(lambda: ranks(x, y, relevant), tmp_path) <= SCRATCH["cpu"] + 8000 * 200  # some numbers a query
 
 
 def test_map_divides_by_the_positives_missed_too() -> None:
