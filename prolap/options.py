@@ -20,15 +20,24 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "1 or more": (
         lambda value: value >= 1,
         "batch_size steps log_every eval_every checkpoint_every optim.accumulate threads data.clips data.dev_clips "
-        "data.test_clips data.sample_rate data.mels data.window data.hop model.width model.dim safety.max_skipped",
+        "data.test_clips data.sample_rate data.mels data.window data.hop model.width model.dim model.max_tokens mix.levels "
+        "safety.max_skipped",
     ),
     "0 or more": (
         lambda value: value >= 0,
         "seed data.seed patience workers overfit mask.audio_copies mask.text_copies optim.weight_decay optim.scale_lr "
-        "optim.logvar_lr optim.clip optim.warmup_epochs safety.min_spread data.min_seconds",
+        "optim.logvar_lr optim.audio_lr optim.text_lr optim.clip optim.warmup_epochs optim.chunk safety.min_spread "
+        "data.min_seconds data.augment.gain_db data.augment.noise_db data.augment.time_masks data.augment.time_width "
+        "data.augment.band_masks data.augment.band_width",
     ),
-    "a share from 0 to 1": (lambda value: 0 <= value <= 1, "mask.ratio mask.share optim.warmup safety.max_saturated"),
-    "more than 0": (lambda value: value > 0, "optim.lr epochs data.seconds loss.scale_init loss.scale_max"),
+    "a share from 0 to 1": (
+        lambda value: 0 <= value <= 1,
+        "mask.ratio mask.share mix.share optim.warmup safety.max_saturated data.augment.shift",
+    ),
+    "more than 0": (
+        lambda value: value > 0,
+        "optim.lr epochs data.seconds data.eval_seconds loss.scale_init loss.scale_max loss.scale_min",
+    ),
     "a name such as r1_mean or map10_t2a": (lambda value: value in BEST_METRICS, "best_metric"),
 }
 

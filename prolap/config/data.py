@@ -1,0 +1,106 @@
+"""Options of sounds, captions, and of what is masked or mixed of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What training does to a sound before the encoder hears it; drawn by (seed, epoch, clip). Zeros turn it off."""
+
+    gain_db: float = 0.0
+    """Loudness changed by a number of dB drawn from [-gain_db, gain_db]."""
+    noise_db: float = 0.0
+    """White noise so many dB below the sound, at random for half of the clips."""
+    shift: float = 0.0
+    """Roll the sound in time by up to this share of its length."""
+    time_masks: int = 0
+    """SpecAugment: stretches of frames set to the quietest value of the log-mel, each up to `time_width` long."""
+    time_width: int = 64
+    """Frames."""
+    band_masks: int = 0
+    """SpecAugment: mel bands likewise, each up to `band_width` wide."""
+    band_width: int = 8
+    """Mel bands."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where sounds and captions come from, and how sound becomes log-mel frames."""
+
+    train: str = "scenes"
+    """`scenes` (the embedded soundfont scenes), a manifest (.csv, .jsonl), `LAYOUT:FOLDER` (audiocaps, clotho, folder, aac,
+    wds), or several with weights, as in `audiocaps:/data/ac * 2 + clotho:/data/clotho`."""
+    dev: str | None = None
+    """Data of the dev split, as `train`; scenes and public layouts know their own."""
+    test: str | None = None
+    """Data of the test split, as `train`; scenes and public layouts know their own."""
+    overlap: Literal["error", "warn", "ignore"] = "error"
+    """What happens if a training sound also occurs in dev or test."""
+    soundfont: str | None = None
+    """A .sf2 file for the scenes; None takes the one that the package `pretty_midi` ships."""
+    cache: str | None = None
+    """Folder for the note bank and cached log-mels; None takes the user's cache folder."""
+    clips: int = 12_000
+    """Scenes in the training pool."""
+    dev_clips: int = 500
+    """Scenes of the dev split."""
+    test_clips: int = 1_000
+    """Scenes of the test split."""
+    seed: int = 0
+    """Seed of the scenes themselves, apart from the training seed."""
+    features: str = "prolap"
+    """Log-mel recipe, a name in prolap.data.features.FEATURES; imported encoders need the one that they were trained on."""
+    cache_features: bool = False
+    """Keep the log-mels of whole files on disk, so that an epoch decodes nothing; not with waveform augmentation."""
+    sample_rate: int = 16_000
+    """Hz."""
+    seconds: float = 3.2
+    """Length of a training clip; longer files are cropped at a seeded place, shorter ones padded."""
+    eval_seconds: float | None = None
+    """How much of a file evaluation hears, from its start; None takes `seconds`."""
+    min_seconds: float = 0.1
+    """Shorter files are reported and skipped."""
+    mels: int = 64
+    """Mel bands of the log-mel spectrogram."""
+    window: int = 1024
+    """Length of the analysis window in samples."""
+    hop: int = 320
+    """Samples from one log-mel frame to the next."""
+    level_weights: tuple[float, float, float, float] = (0.1, 0.15, 0.25, 0.5)
+    """How often a training caption is drawn from each level of the chain, general to specific."""
+    shared_captions: Literal["keep", "ignore", "positive"] = "keep"
+    """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions
+    of a node, `positive` counts every clip whose chain holds the caption's node, each level weighed by one over the mean
+    number of positives of its captions."""
+    augment: AugmentConfig = AugmentConfig()
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Recursive masks: each still visible token is masked with probability `ratio`, level by level."""
+
+    ratio: float = 0.75
+    """Probability of a still visible token to be masked, from one level to the next."""
+    share: float = 0.125
+    """Share of the batch (its first rows) that also goes through masked copies."""
+    audio_copies: int = 2
+    """Masked copies of a sound, each with more masked than the one before."""
+    text_copies: int = 3
+    """Masked copies of a caption, each with more masked than the one before."""
+    mode: Literal["substitute", "delete"] = "substitute"
+    """A learnable [MASK] token in place of what is masked, or leave it out where the encoder can."""
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """MixProLAP: mixtures of two clips, with their captions joined, take the place of masked copies."""
+
+    share: float = 0.0
+    """Share of the batch (its first rows) that is also mixed with another row; 0 masks instead."""
+    levels: int = 3
+    """Mixtures of a pair, from the purest to the most even."""
+    alpha: tuple[float, float] = (0.5, 1.0)
+    """Range of the share of the clip itself; the other clip has the rest."""

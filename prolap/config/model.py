@@ -1,0 +1,43 @@
+"""Options of the encoders and their heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The two encoders and their heads."""
+
+    audio: str = "tiny"
+    """Name in prolap.encoders.AUDIO."""
+    text: str = "tiny"
+    """Name in prolap.encoders.TEXT."""
+    mean_head: str = "mlp"
+    """Name in prolap.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
+    text_pool: Literal["mask", "msclap"] = "mask"
+    """GPT-2 is read at its last real token: by the attention mask, or as MS-CLAP does, at the last id that is not 0."""
+    tokenizer: str | None = None
+    """Folder or tokenizer.json for text encoders that come without one (roberta); it is kept in the checkpoints."""
+    max_tokens: int = 77
+    """Longest caption in tokens, its end token included; what comes after is cut."""
+    checkpointing: bool = False
+    """Recompute activations in backward instead of keeping them: less memory, about a third more time."""
+    freeze: str = ""
+    """Modules that do not learn and stay in evaluation mode, separated by commas: audio, text, audio.base, text.base.h.0, or
+    patterns such as text.base.h.[0-5]."""
+    width: int = 256
+    """Hidden width of the tiny encoders."""
+    dim: int = 128
+    """Dimensions of the embedding."""
+    dropout: float = 0.0
+    """Probability of a hidden unit to be dropped in training."""
+    logvar: Literal["diagonal", "shared"] = "diagonal"
+    """A log-variance per dimension, or one per sample spread over all dimensions."""
+    logvar_init: float = -6.0
+    """Log-variance of a new model."""
+    logvar_bounds: tuple[float, float] = (-12.0, 4.0)
+    """Smooth lower and upper bound of the log-variance."""
+    detach_uncertainty: bool = False
+    """Let no gradient pass from the log-variance head into the encoder."""
