@@ -107,7 +107,12 @@ def _take(key: str, hint: Any, rest: list[str]) -> Any:
     return rest.pop(0)
 
 
-def _preset_layers(name: str, source: str) -> list[Layer]:
+def _preset_layers(names: str, source: str) -> list[Layer]:
+    """The layers of `one+another`, later ones over earlier ones, each after what it builds on."""
+    return [layer | {"preset": (names, source)} for name in names.split("+") for layer in _one_preset(name, source)]
+
+
+def _one_preset(name: str, source: str) -> list[Layer]:
     if name not in preset_names():
         close = difflib.get_close_matches(name, preset_names(), n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
@@ -115,7 +120,7 @@ def _preset_layers(name: str, source: str) -> list[Layer]:
     text = resources.files("prolap").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
     layer = _flatten(_parse_yaml(text, f"preset {name}"), f"in preset {name}")
     base = _preset_layers(str(layer["preset"][0]), f"in preset {name}") if "preset" in layer else []
-    return [*base, layer | {"preset": (name, source)}]
+    return [*base, layer]
 
 
 def _read_file(path: Path) -> Any:

@@ -38,7 +38,8 @@ class Config:
     run: str = "runs/prolap"
     """The run folder: resolved configuration, logs, checkpoints, metrics."""
     preset: str = "prolap"
-    """The named settings that everything else builds on: prolap, prolap-v1, siglip, clap, quickstart."""
+    """The named settings that everything else builds on: prolap, prolap-v1, mixprolap, siglip, clap or quickstart, with `+` and a
+    size where another than the published one is wanted: prolap+tiny, prolap+micro, prolap+laion."""
     init: str | None = None
     """Start from these weights: a run or checkpoint folder of prolap, or a public checkpoint."""
     init_format: str = "auto"

@@ -98,7 +98,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_train_then_evaluate_with_a_twin(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, preset in (("run", "prolap"), ("twin", "siglip")):
+    for name, preset in (("run", "prolap+tiny"), ("twin", "siglip+tiny")):
         words = as_words(tiny_options(data, tmp_path / name, preset=preset, steps=3))
         assert main(["train", "--quiet", *words]) == 0
     assert f"{tmp_path / 'twin'}: 3 steps in " in capsys.readouterr().out

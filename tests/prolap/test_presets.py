@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import pytest
 
+from prolap.data.features import make_features
 from prolap.losses import active_terms, needs_masks
+from prolap.options import ConfigError
 from prolap.safety import trains_uncertainty
 from prolap.settings import differences, load_config, preset_names
 
+SIZES = {
+    "laion": ("htsat-tiny", "roberta"),
+    "micro": ("htsat-micro", "gpt2-micro"),
+    "msclap": ("htsat-tiny", "gpt2"),
+    "tiny": ("tiny", "tiny"),
+}
+
 
 def test_the_names() -> None:
-    assert preset_names() == ["clap", "prolap", "prolap-v1", "quickstart", "siglip"]
+    objectives = {"clap", "mixprolap", "prolap", "prolap-v1", "quickstart", "siglip"}
+    assert set(preset_names()) == objectives | set(SIZES)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("objective", ["prolap", "siglip"])
+def test_a_size_changes_the_encoders_and_not_the_objective(objective: str, size: str) -> None:
+    config = load_config(f"{objective}+{size}")
+    assert (config.model.audio, config.model.text) == SIZES[size]
+    changed = [name for name, _, _ in differences(load_config(objective), config)]
+    rates = {"optim.lr", "optim.scale_lr"}  # small models start from random weights
+    assert all(name == "preset" or name in rates or name.startswith(("data.", "model.")) for name in changed)
+    make_features(config.data)  # the log-mel's options fit together
+
+
+def test_an_unknown_part_of_a_preset_is_named() -> None:
+    with pytest.raises(ConfigError, match="got 'tinny'.*did you mean tiny"):
+        load_config("prolap+tinny")
 
 
 def test_prolap_is_as_published() -> None:

@@ -105,7 +105,7 @@ def test_overfitting_one_batch_finds_every_pair(data: Path, tmp_path: Path) -> N
         "optim__scale_lr": 1e-2,
         "optim__lr": 2e-2,
     }
-    config = tiny_config(data, tmp_path / "run", preset="siglip", overfit=6, steps=50, optim__accumulate=1, **changes)
+    config = tiny_config(data, tmp_path / "run", preset="siglip+tiny", overfit=6, steps=50, optim__accumulate=1, **changes)
     result = train(config, progress=False)
     rows = logs.read(tmp_path / "run" / "train.jsonl")
     assert rows[-1]["loss"] < 0.2 * rows[0]["loss"]
@@ -231,7 +231,7 @@ def test_useless_log_variances_stop(
         train(tiny_config(data, tmp_path / "a", safety__min_spread=1e-5), progress=False)
     off = {"safety__min_spread": 0.0, "safety__max_saturated": 1.0, "steps": 2}
     assert train(tiny_config(data, tmp_path / "b", **off), progress=False).step == 2
-    baseline = tiny_config(data, tmp_path / "c", preset="siglip", steps=2, safety__min_spread=1e-5)
+    baseline = tiny_config(data, tmp_path / "c", preset="siglip+tiny", steps=2, safety__min_spread=1e-5)
     assert train(baseline, progress=False).step == 2
 
 

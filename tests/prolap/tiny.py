@@ -34,7 +34,7 @@ def write_data(folder: Path) -> None:
 def tiny_options(folder: Path, run: Path, **changes: Any) -> dict[str, Any]:
     """Options of a run on that data: 8 steps of 2 micro-batches of 4, all loss terms on."""
     options = {
-        "preset": "prolap-v1",
+        "preset": "prolap-v1+tiny",
         "run": str(run),
         "threads": 1,
         "batch_size": 4,
@@ -51,6 +51,7 @@ def tiny_options(folder: Path, run: Path, **changes: Any) -> dict[str, Any]:
         "model.dim": 8,
         "model.dropout": 0.1,
         "optim.lr": 1e-2,
+        "optim.scale_lr": 1e-5,
         "optim.warmup": 0.2,
         "optim.clip": 1.0,
         "optim.accumulate": 2,
