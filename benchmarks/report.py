@@ -17,8 +17,9 @@ from typing import Any
 from .environment import ROOT
 from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, memory, model, origin, table
 from .tile_tables import predicted, step, tiles
+from .trainer_tables import miniature
 
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/reproduce.md"))
 RECIPE_COLUMNS = {
     "R@1 A→T, %": ("retrieval.a2t.r1", 100),
     "R@1 T→A, %": ("retrieval.t2a.r1", 100),
@@ -106,6 +107,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "model": model,
     "compiled": compiled,
     "gpu": gpu,
+    "miniature": miniature,
 }
 MARKED = re.compile(r"(<!-- report: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
