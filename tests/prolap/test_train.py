@@ -105,7 +105,9 @@ def test_overfitting_one_batch_finds_every_pair(data: Path, tmp_path: Path) -> N
         "optim__scale_lr": 1e-2,
         "optim__lr": 2e-2,
     }
-    config = tiny_config(data, tmp_path / "run", preset="siglip+tiny", overfit=6, steps=50, optim__accumulate=1, **changes)
+    config = tiny_config(
+        data, tmp_path / "run", preset="siglip+tiny", overfit=6, steps=50, optim__accumulate=1, **changes
+    )
     result = train(config, progress=False)
     rows = logs.read(tmp_path / "run" / "train.jsonl")
     assert rows[-1]["loss"] < 0.2 * rows[0]["loss"]
