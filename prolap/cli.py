@@ -1,4 +1,4 @@
-"""The command line: `prolap quickstart`, `prolap train`, `prolap evaluate`."""
+"""The command line: `prolap quickstart`, `prolap train`, `prolap evaluate`, `prolap data check`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import prolap
+from prolap.commands import data as data_command
 
 _TRAIN = """Train a model. Options build on a preset; those of a file come over it, those given here over both.
 
@@ -79,8 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--twin", type=Path, metavar="RUN2", help="run of a deterministic twin to compare with")
     evaluate.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint (default: best)")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test", help="data (default: test)")
+    evaluate.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
     evaluate.add_argument("--out", type=Path, help="file to write instead of RUN/metrics.json")
     evaluate.set_defaults(action=_evaluate)
+    data_command.add(commands)
     return parser
 
 
@@ -154,11 +157,14 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     started = time.perf_counter()
     from prolap.assess import Assessed, assess
     from prolap.checkpoint import load_model
-    from prolap.data import open_data
+    from prolap.data import open_data, open_spec
 
     model = load_model(arguments.run, arguments.which)
     twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
-    data = open_data(model.config, arguments.split)
+    if arguments.data:
+        data = open_spec(arguments.data, model.config, arguments.split)
+    else:
+        data = open_data(model.config, arguments.split)
     path = arguments.out or arguments.run / "metrics.json"
     assess(Assessed(model, twin, data, model.config, path, arguments.run / "train.jsonl"), {}, started)
     return 0

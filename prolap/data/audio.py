@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from prolap.data.tar import Member
+
+Source = str | Path | Member
+"""A file of its own, or one in a tar archive."""
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
+"""What is taken for sound where a folder or an archive is searched; libsndfile reads them all."""
 
 
 class AudioError(ValueError):
@@ -22,6 +31,7 @@ class Info(NamedTuple):
     """Per channel, at the file's own rate."""
     sample_rate: int
     """Hz."""
+    channels: int = 1
 
     @property
     def seconds(self) -> float:
@@ -37,34 +47,38 @@ def _soundfile() -> ModuleType:
     return module
 
 
-def info(path: str | Path) -> Info:
+@contextlib.contextmanager
+def _opened(path: Source) -> Iterator[Any]:
+    """A soundfile.SoundFile; whatever goes wrong with it is an AudioError."""
+    soundfile = _soundfile()
+    try:
+        with contextlib.ExitStack() as stack:
+            place = stack.enter_context(path.open()) if isinstance(path, Member) else str(path)
+            yield stack.enter_context(soundfile.SoundFile(place))
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise AudioError(f"{path}: {_reason(path, error)}") from error
+
+
+def info(path: Source) -> Info:
     """The header of an audio file.
 
     Errors: AudioError if it is missing or no audio file.
     """
-    soundfile = _soundfile()
-    try:
-        header = soundfile.info(str(path))
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{path}: {_reason(path, error)}") from error
-    return Info(header.frames, header.samplerate)
+    with _opened(path) as file:
+        return Info(file.frames, file.samplerate, file.channels)
 
 
-def read(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
+def read(path: Source, sample_rate: int, start: float = 0.0, seconds: float | None = None) -> Tensor:
     """The waveform [T] float32: channels averaged, resampled to `sample_rate` (Hz) by soxr.
 
     start, seconds: the part to read; None reads to the end.
     Errors: AudioError if the file is missing, no audio, empty there, or holds numbers that are not finite.
     """
-    soundfile = _soundfile()
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            rate = file.samplerate
-            file.seek(min(round(start * rate), max(0, file.frames)))
-            count = -1 if seconds is None else round(seconds * rate)
-            sound = file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{path}: {_reason(path, error)}") from error
+    with _opened(path) as file:
+        rate = file.samplerate
+        file.seek(min(round(start * rate), max(0, file.frames)))
+        count = -1 if seconds is None else round(seconds * rate)
+        sound = file.read(count, dtype="float32", always_2d=True)
     if not len(sound):
         raise AudioError(f"{path}: no samples from second {start:g} on")
     mono = sound.mean(axis=1)
@@ -79,8 +93,15 @@ def read(path: str | Path, sample_rate: int, start: float = 0.0, seconds: float 
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
 
 
-def _reason(path: str | Path, error: Exception) -> str:
-    if not Path(path).exists():
+def blocks(path: Source, size: int = 1 << 18) -> Iterator[np.ndarray]:
+    """The whole file piece by piece, [up to `size`, channels] float32 at its own rate; AudioError as for `read`."""
+    with _opened(path) as file:
+        while len(piece := file.read(size, dtype="float32", always_2d=True)):
+            yield piece
+
+
+def _reason(path: Source, error: Exception) -> str:
+    if not (path.archive if isinstance(path, Member) else Path(path)).exists():
         return "no such file"
     return f"not readable as audio ({error})".replace("\n", " ")
 

@@ -1,13 +1,10 @@
-"""Real files: a manifest names the audio and its captions; what cannot be used is reported and skipped."""
+"""Real files: a layout names the sounds and their captions; what cannot be used is reported and skipped."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,111 +13,16 @@ from torch import Tensor
 
 from prolap.config import DataConfig
 from prolap.data import audio, cache
-from prolap.data.batch import LEVELS
+from prolap.data.augment import Augment
 from prolap.data.dataset import Caption
-from prolap.data.features import LogMel
+from prolap.data.entries import Entry, Report, check_rows
+from prolap.data.features import LogMel as make_features
+from prolap.data.layouts import manifest, parse
+from prolap.data.logmel_cache import LogMelCache
+from prolap.options import ConfigError
 from prolap.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A usable row of a manifest."""
-
-    path: Path
-    captions: tuple[str, ...]
-    chain: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A row that cannot be used."""
-
-    row: int
-    """Counted from 1, without the CSV header and blank lines."""
-    audio: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of the rows of a manifest."""
-
-    manifest: str
-    used: int
-    skipped: tuple[Skipped, ...]
-
-    def write(self, path: str | Path) -> None:
-        """As JSON, whole or not at all."""
-        with cache.atomic(Path(path)) as file:
-            file.write(json.dumps(asdict(self), indent=2, ensure_ascii=False).encode())
-
-    def __str__(self) -> str:
-        text = f"{self.manifest}: {self.used} clips used, {len(self.skipped)} skipped"
-        shown = [f"  row {skip.row}: {skip.audio or '(no audio)'}: {skip.reason}" for skip in self.skipped[:5]]
-        more = [f"  and {len(self.skipped) - 5} more"] if len(self.skipped) > 5 else []
-        return "\n".join([text, *shown, *more])
-
-
-def _rows(path: Path) -> Iterator[tuple[str, list[object], object, str]]:
-    """(audio, captions, chain, error) of each row; error is empty if the row could be parsed."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            columns = [name for name in names if name == "caption" or name.startswith("caption_")]
-            if "audio" not in names or not columns + [name for name in names if name == "chain"]:
-                raise ValueError(f"{path}: wanted columns `audio` and `caption` or `chain`, got {', '.join(names)}")
-            for row in reader:
-                chain = [part.strip() for part in (row.get("chain") or "").split("|")] if row.get("chain") else []
-                yield row["audio"] or "", [row[name] for name in columns], chain, ""
-            return
-        for line in file:
-            if line.strip():
-                yield _json_row(line)
-
-
-def _json_row(line: str) -> tuple[str, list[object], object, str]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return "", [], [], f"no JSON ({error})"
-    if not isinstance(row, dict) or not isinstance(row.get("audio"), str):
-        return "", [], [], "wanted a JSON object with a string `audio`"
-    captions = row.get("captions", [])
-    captions = captions if isinstance(captions, list) else [captions]
-    captions = captions + [row[name] for name in row if name == "caption" or name.startswith("caption_")]
-    return row["audio"], captions, row.get("chain") or [], ""
-
-
-def _entry(root: Path, row: tuple[str, list[object], object, str], shortest: float) -> Entry | str:
-    """The usable row, or why it is not."""
-    name, captions, chain, error = row
-    if error or not name.strip():
-        return error or "no audio given"
-    texts = tuple(text.strip() for text in captions if isinstance(text, str) and text.strip())
-    if not isinstance(chain, list) or not all(isinstance(text, str) and text.strip() for text in chain):
-        return "chain must be a list of texts"
-    if chain and len(chain) != LEVELS:
-        return f"chain must have {LEVELS} texts, general to specific, got {len(chain)}"
-    if not texts and not chain:
-        return "no caption"
-    path = root / Path(name.strip()).expanduser()
-    try:
-        header = audio.info(path)
-        if header.samples <= 0:
-            return "no samples"
-        if header.seconds < shortest:
-            return f"{header.seconds:.3f} s long, shorter than data.min_seconds = {shortest:g}"
-        # a header alone may promise too much
-        held = audio.read(path, header.sample_rate, seconds=max(shortest, 0.01)).numel()
-        if held + 1 < shortest * header.sample_rate:
-            return f"ends after {held} samples, before data.min_seconds = {shortest:g}"
-    except audio.AudioError as problem:
-        return str(problem).removeprefix(f"{path}: ")
-    return Entry(path, texts, tuple(text.strip() for text in chain), header.seconds)
 
 
 def read_manifest(
@@ -128,36 +30,10 @@ def read_manifest(
 ) -> tuple[list[Entry], Report]:
     """The usable rows of a CSV or JSONL manifest, and a report on all of them.
 
-    CSV: columns `audio`, one or more of `caption`, `caption_1`, ..., optional `chain` (four texts, general to
-    specific, separated by |). JSONL: keys `audio`, `caption` or a list `captions`, optional list `chain`.
-    `audio` is absolute or relative to the manifest. Files shorter than `shortest` seconds are skipped.
-    Errors: FileNotFoundError, or ValueError if the suffix or columns are wrong, the text is not UTF-8, or no row is
-    usable.
+    Files shorter than `shortest` seconds are skipped. What a manifest is, and errors: `prolap.data.layouts.manifest`;
+    ValueError also if no row is usable.
     """
-    file = Path(path).expanduser()
-    if file.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(f"a manifest must end in .csv or .jsonl, got {file}")
-    if not file.is_file():
-        raise FileNotFoundError(f"no manifest at {file}")
-    entries: list[Entry] = []
-    skipped: list[Skipped] = []
-    try:
-        rows = list(_rows(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{file} is not a {file.suffix} file in UTF-8 ({error})") from error
-    with cache.reporter(progress) as tell:
-        for number, row in enumerate(rows, 1):
-            entry = _entry(file.parent, row, shortest)
-            if isinstance(entry, Entry):
-                entries.append(entry)
-            else:
-                skipped.append(Skipped(number, row[0], entry))
-            if number % 100 == 0 or number == len(rows):
-                tell(f"checking {file.name}", number, len(rows))
-    report = Report(str(file), len(entries), tuple(skipped))
-    if not entries:
-        raise ValueError(f"no row of the manifest is usable; {report}")
-    return entries, report
+    return check_rows(list(manifest.rows(str(path))), str(Path(path).expanduser()), shortest, progress)
 
 
 def text_node(level: int, text: str) -> int:
@@ -167,29 +43,41 @@ def text_node(level: int, text: str) -> int:
 
 
 class ManifestData:
-    """Clips of a manifest; log-mels are computed when asked for.
+    """Clips of a manifest or of any other layout; log-mels are computed when asked for, or kept (`cache_features`).
 
-    Files longer than `config.seconds` are cropped: in training at a place drawn by (seed, epoch, index), else at the
-    start. Captions are those of the row (level and node -1) and the texts of its chain with theirs.
-    `report` tells which rows were skipped and why; the log has a summary.
+    Training (split `train`, with an epoch) hears `config.seconds` of a longer file, at a place drawn by (seed, epoch,
+    index), and augmentation; everything else hears the first `config.eval_seconds` as they are. Captions are those of the
+    row (level and node -1) and the texts of its chain with theirs. `report` tells which rows were skipped and why; the
+    log has a summary.
+
+    Errors: ConfigError for kept log-mels together with augmentation of waveforms.
     """
 
     def __init__(
         self,
-        path: str,
+        spec: str,
         config: DataConfig,
         seed: int = 0,
         split: str = "train",
         progress: cache.Progress | None = None,
     ) -> None:
-        self.name = f"{Path(path).name}"
+        place = parse(spec)
+        self.name = place.name(split)
         self.split = split
         self.seed = seed
         self.config = config
-        self.entries, self.report = read_manifest(path, config.min_seconds, progress)
+        self.augment = Augment(config.augment, seed)
+        if config.cache_features and self.augment.waves:
+            raise ConfigError(
+                "data.cache_features: got true, want false with data.augment.gain_db, noise_db or shift, which change the "
+                "sound before its log-mel."
+            )
+        full = str(Path(place.where).expanduser()) if place.layout == "manifest" else self.name
+        self.entries, self.report = check_rows(place.rows(split), full, config.min_seconds, progress)
         if self.report.skipped:
             log.warning("%s", self.report)
-        self.log_mel = LogMel(config)
+        self.log_mel = make_features(config)
+        self._kept = LogMelCache(config) if config.cache_features else None
         self.samples = round(config.seconds * config.sample_rate)
         self._texts: dict[int, str] | None = None
 
@@ -197,14 +85,13 @@ class ManifestData:
         return len(self.entries)
 
     def waveform(self, i: int, epoch: int | None = None) -> Tensor:
-        """[T] at config.sample_rate, at most config.seconds long; only the part needed is read.
+        """[T] at config.sample_rate, as long as this split hears, not augmented; only the part needed is read.
 
-        Errors: AudioError if the file has become unreadable since the manifest was checked.
+        Errors: AudioError if the file has become unreadable since it was checked.
         """
-        entry, seconds = self.entries[i], self.config.seconds
-        spare = max(0.0, entry.seconds - seconds)
-        random = epoch is not None and self.split == "train" and spare > 0
-        start = spare * numpy_generator(self.seed, "crop", epoch or 0, i).random() if random else 0.0
+        entry, training = self.entries[i], self._training(epoch)
+        seconds = self.config.seconds if training else self._heard
+        start = self._place(i, epoch) * max(0.0, entry.seconds - seconds)
         try:
             sound = audio.read(entry.path, self.config.sample_rate, start, seconds)
         except audio.AudioError:
@@ -212,19 +99,57 @@ class ManifestData:
                 raise
             log.warning("%s cannot be read from second %.1f on; its start is used", entry.path, start)
             sound = audio.read(entry.path, self.config.sample_rate, 0.0, seconds)
-        return audio.pad(audio.crop(sound, self._length(i)), self._length(i))
+        length = self._length(i, training)
+        return audio.pad(audio.crop(sound, length), length)
 
-    def _length(self, i: int) -> int:
+    @property
+    def _heard(self) -> float:
+        """Seconds that evaluation hears."""
+        return self.config.seconds if self.config.eval_seconds is None else self.config.eval_seconds
+
+    def _training(self, epoch: int | None) -> bool:
+        return epoch is not None and self.split == "train"
+
+    def _place(self, i: int, epoch: int | None) -> float:
+        """In [0, 1): where the crop lies, from the start of the file to its end."""
+        return float(numpy_generator(self.seed, "crop", epoch or 0, i).random()) if self._training(epoch) else 0.0
+
+    def _length(self, i: int, training: bool = False) -> int:
         """Samples of clip i."""
-        return max(1, min(self.samples, round(self.entries[i].seconds * self.config.sample_rate)))
+        most = self.samples if training else round(self._heard * self.config.sample_rate)
+        return max(1, min(most, round(self.entries[i].seconds * self.config.sample_rate)))
+
+    def _mel(self, i: int, epoch: int | None) -> Tensor:
+        """[frames, mels] of what the split hears of clip i, augmented in training."""
+        training = self._training(epoch)
+        if self._kept is not None:
+            mel = self._crop_of_kept(i, epoch)
+        else:
+            wave = self.waveform(i, epoch)
+            mel = self.log_mel(self.augment.wave(wave, epoch or 0, i) if training and self.augment.waves else wave)
+        return self.augment.mel(mel, epoch or 0, i) if training and self.augment.mels else mel
+
+    def _crop_of_kept(self, i: int, epoch: int | None) -> Tensor:
+        """The same of the log-mel of the whole file; the frames at the edges of a crop have heard what lies beyond."""
+        path = self.entries[i].path
+        try:
+            mel = self._kept.get(path, lambda: self.log_mel(audio.read(path, self.config.sample_rate)))  # type: ignore[union-attr]
+        except OSError as error:
+            raise audio.AudioError(f"{path}: {error.strerror or error}") from error
+        count = self.log_mel.frames(self._length(i, self._training(epoch)))
+        first = int(self._place(i, epoch) * (max(0, len(mel) - count) + 1))
+        lacking = max(0, count - len(mel))  # of a file shorter than its header promised
+        return torch.nn.functional.pad(mel[first : first + count], (0, 0, 0, lacking), value=float(mel.min()))
 
     def features(self, i: int) -> Tensor:
-        return self.log_mel(self.waveform(i))
+        return self._mel(i, None)
 
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Zero-padded to config.seconds, so that every batch has the same shape."""
-        mels = [self.log_mel(self.waveform(int(i), epoch)) for i in indices]
-        out = torch.zeros(len(mels), self.log_mel.frames(self.samples), self.config.mels)
+        """Zero-padded: in training to config.seconds, so that every batch has the same shape, else to the longest."""
+        mels = [self._mel(int(i), epoch) for i in indices]
+        longest = max(map(len, mels), default=0)
+        most = self.log_mel.frames(self.samples) if self._training(epoch) else longest
+        out = torch.zeros(len(mels), max(most, longest), self.config.mels)
         for row, mel in enumerate(mels):
             out[row, : len(mel)] = mel
         return out, torch.tensor([len(mel) for mel in mels], dtype=torch.int64)

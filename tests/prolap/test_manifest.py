@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,7 +204,10 @@ def test_a_file_that_breaks_later_falls_back_to_its_start(
 
 
 def test_open_data_opens_manifests(data: ManifestData, folder: Path) -> None:
-    config = Config(data=DataConfig(train=str(folder / "m.jsonl"), test=str(folder / "m.jsonl")))
+    both = DataConfig(train=str(folder / "m.jsonl"), test=str(folder / "m.jsonl"), cache=str(folder / "cache"))
+    with pytest.raises(ValueError, match=r"data\.overlap: 3 sounds of test also occur in m\.jsonl"):
+        open_data(Config(data=both), "train", **QUIET)
+    config = Config(data=replace(both, overlap="ignore"))
     train, test = (open_data(config, split, **QUIET) for split in ("train", "test"))  # type: ignore[arg-type]
     assert len(train) == len(test) == 3
     assert train.name == "m.jsonl"

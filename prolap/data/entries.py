@@ -1,0 +1,132 @@
+"""From what a data set says of its clips to those that can be used, with a report on the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from prolap.data import audio, cache
+from prolap.data.batch import LEVELS
+
+THREADS = 8  # opening a file is mostly waiting for the disk
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip as its data set describes it, not yet checked."""
+
+    sound: str
+    """What the data set calls it, for reports."""
+    source: audio.Source | None
+    """Where it should lie; None if it was looked for and not found."""
+    captions: Sequence[object] = ()
+    chain: object = ()
+    """Four texts, general to specific, or nothing."""
+    video: str = ""
+    """YouTube id, or id@start with the start in seconds; empty if unknown."""
+    error: str = ""
+    """Why the row cannot be used, if that is known already."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A usable row."""
+
+    path: audio.Source
+    captions: tuple[str, ...]
+    chain: tuple[str, ...]
+    seconds: float
+    video: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be used."""
+
+    row: int
+    """Counted from 1, without the CSV header and blank lines; in layouts that group rows, the clip's number."""
+    audio: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the rows."""
+
+    manifest: str
+    used: int
+    skipped: tuple[Skipped, ...]
+    missing: int = 0
+    """How many of the skipped have no file at all."""
+
+    def write(self, path: str | Path) -> None:
+        """As JSON, whole or not at all."""
+        with cache.atomic(Path(path)) as file:
+            file.write(json.dumps(asdict(self), indent=2, ensure_ascii=False).encode())
+
+    def __str__(self) -> str:
+        text = f"{self.manifest}: {self.used} clips used, {len(self.skipped)} skipped"
+        text += f" ({self.missing} of them without a file)" if self.missing else ""
+        shown = [f"  row {skip.row}: {skip.audio or '(no audio)'}: {skip.reason}" for skip in self.skipped[:5]]
+        more = [f"  and {len(self.skipped) - 5} more"] if len(self.skipped) > 5 else []
+        return "\n".join([text, *shown, *more])
+
+
+NO_FILE = "no such file"
+
+
+def entry(row: Row, shortest: float) -> Entry | str:
+    """The usable row, or why it is not; the header and the first `shortest` seconds of the sound are read."""
+    if row.error:
+        return row.error
+    texts = tuple(text.strip() for text in row.captions if isinstance(text, str) and text.strip())
+    chain = row.chain or ()
+    if not isinstance(chain, list | tuple) or not all(isinstance(text, str) and text.strip() for text in chain):
+        return "chain must be a list of texts"
+    if chain and len(chain) != LEVELS:
+        return f"chain must have {LEVELS} texts, general to specific, got {len(chain)}"
+    if not texts and not chain:
+        return "no caption"
+    if row.source is None:
+        return NO_FILE
+    try:
+        header = audio.info(row.source)
+        if header.samples <= 0:
+            return "no samples"
+        if header.seconds < shortest:
+            return f"{header.seconds:.3f} s long, shorter than data.min_seconds = {shortest:g}"
+        # a header alone may promise too much
+        held = audio.read(row.source, header.sample_rate, seconds=max(shortest, 0.01)).numel()
+        if held + 1 < shortest * header.sample_rate:
+            return f"ends after {held} samples, before data.min_seconds = {shortest:g}"
+    except audio.AudioError as problem:
+        return str(problem).removeprefix(f"{row.source}: ")
+    return Entry(row.source, texts, tuple(text.strip() for text in chain), header.seconds, row.video)
+
+
+def check_rows(
+    rows: Sequence[Row], name: str, shortest: float = 0.0, progress: cache.Progress | None = None
+) -> tuple[list[Entry], Report]:
+    """The usable rows and a report on all of them.
+
+    name: of the data set, for the report. Sounds shorter than `shortest` seconds are skipped.
+    Errors: ValueError if no row is usable.
+    """
+    entries: list[Entry] = []
+    skipped: list[Skipped] = []
+    with cache.reporter(progress) as tell, ThreadPoolExecutor(THREADS) as pool:
+        found = pool.map(lambda row: entry(row, shortest), rows)
+        for number, (row, result) in enumerate(zip(rows, found, strict=True), 1):
+            if isinstance(result, Entry):
+                entries.append(result)
+            else:
+                skipped.append(Skipped(number, row.sound, result))
+            if number % 100 == 0 or number == len(rows):
+                tell(f"checking {Path(name).name}", number, len(rows))
+    report = Report(name, len(entries), tuple(skipped), sum(skip.reason == NO_FILE for skip in skipped))
+    if not entries:
+        raise ValueError(f"no row of the manifest is usable; {report}")
+    return entries, report
