@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .autograd import _Scaled, keep_nothing, refuse
+from .backends import chunked_rows
 from .pointwise import half_trace as plain_trace
-from .pointwise import matched as plain
 from .pointwise.plan import places
 
 
@@ -56,8 +56,8 @@ def matched_rows_op(
             found = fused.matched_rows(mean, logvar, valid, rows, where)
             sums = None if per_row else fused.matched_sums(found, valid, rows, where, mean.shape[1])
         else:
-            found = plain.matched_rows(mean, logvar, valid, rows, where)
-            sums = None if per_row else plain.matched_sums(found, valid, where)
+            found = chunked_rows.matched_rows(mean, logvar, valid, rows, where)
+            sums = None if per_row else chunked_rows.matched_sums(found, valid, where)
     return found, *(sums or (found.new_empty(0), found.new_empty(0)))
 
 
@@ -94,7 +94,7 @@ def matched_gradients_op(
             from .backends import fused_rows as fused
 
             return fused.matched_gradients(mean, logvar, found, shares, g, rows, where, need_mean, need_logvar)
-        grads = plain.matched_gradients(mean, logvar, found, shares, g, rows, where)
+        grads = chunked_rows.matched_gradients(mean, logvar, found, shares, g, rows, where)
     d_mean, d_logvar = (t if need else t.new_empty(0) for t, need in zip(grads, (need_mean, need_logvar), strict=True))
     return d_mean, d_logvar
 

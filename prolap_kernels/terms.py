@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .autograd import wants_grad
-from .backends import pick_backend
+from .backends import chunked_rows, pick_backend
 from .checks import as_gaussian, check_sides, choose
 from .gaussian import Gaussian
-from .pointwise import matched as plain
+from .pointwise.matched import formula_rows
 from .pointwise.plan import MEAN, NONE, SCORE, SUM, VIB, Part, places
 from .row_ops import MatchedRows, RowForm
 from .scores import CONVENTIONS
@@ -180,7 +180,7 @@ def scores(x: Gaussian, y: Gaussian, kappa_rho: tuple[float, float], backend: st
     plan.valid_at.append(-1)
     how = pick_backend(backend, x.mean.device, x.mean.dtype)
     if how == "reference":
-        return plain.formula_rows([x, y], places(plan.parts[0], plan.rows, plan.valid_at)[0])
+        return formula_rows([x, y], places(plan.parts[0], plan.rows, plan.valid_at)[0])
     return _apply([x, y], plan, how, True)[0][0]
 
 
@@ -205,13 +205,13 @@ def _reference(levels: Sequence[Gaussian], plan: _Plan, stats: bool) -> tuple[tu
     sums: dict[int, list[Tensor]] = {}
     counts: dict[int, Tensor] = {}
     for place in where:
-        counted = plain.counted(flags, place)
-        rows = plain.formula_rows(levels, place)
+        counted = chunked_rows.counted(flags, place)
+        rows = formula_rows(levels, place)
         sums.setdefault(place.term, []).append(torch.where(counted, rows, torch.zeros_like(rows)).sum())
         counts[place.term] = counts.get(place.term, 0) + counted.sum()
     losses = tuple(torch.stack(found).sum() / counts[term].clamp(min=1) for term, found in sums.items())
     if not stats:
         return losses, losses[0].detach()
     mean, logvar = (torch.cat([z[i] for z in levels]).detach() for i in (0, 1))
-    found = plain.matched_rows(mean, logvar, flags, plan.rows, where)
-    return losses, plain.matched_sums(found, flags, where)[1][1]
+    found = chunked_rows.matched_rows(mean, logvar, flags, plan.rows, where)
+    return losses, chunked_rows.matched_sums(found, flags, where)[1][1]

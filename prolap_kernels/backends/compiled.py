@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shap
             symbolic = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
             made: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
             for shape in shapes:
-                _check(made, function, example(*shape))
+                _check(made, function, partial(example, *shape))
             return made
     except Exception as error:  # whatever a compiler can do wrong, the loss is still there
         cause = getattr(error, "inner_exception", error)
@@ -104,8 +105,8 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def _check(made: Program, function: Program, tensors: list[Tensor]) -> None:
-    """A compiler's error must not become a wrong loss."""
-    for mine, want in zip(made(*tensors), function(*tensors), strict=True):
+def _check(made: Program, function: Program, example: Callable[[], list[Tensor]]) -> None:
+    """A compiler's error must not become a wrong loss; arguments anew for each, since a program may change them."""
+    for mine, want in zip(made(*example()), function(*example()), strict=True):
         size = float(want.abs().max()) if want.numel() else 0.0
         torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-4 * size)

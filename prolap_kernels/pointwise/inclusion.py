@@ -19,7 +19,7 @@ class Terms:
     that could underflow (plain formulas lose their gradient from logvar about -22 on).
     """
 
-    def __init__(self, x: Gaussian, y: Gaussian, kappa: float, rho: float) -> None:
+    def __init__(self, x: Gaussian, y: Gaussian, kappa: float | Tensor, rho: float | Tensor) -> None:
         t = y.logvar - x.logvar
         self.kappa, self.size = kappa, t.abs()
         self.u, self.em = (-self.size).exp(), -(-self.size).expm1()

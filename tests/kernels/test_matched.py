@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
-from prolap_kernels.pointwise import matched
+from prolap_kernels.backends import chunked_rows
 from prolap_kernels.pointwise.inclusion import Terms
 from prolap_kernels.scores import CONVENTIONS
 from tests.kernels.common import gaussian
@@ -133,7 +133,7 @@ def test_the_stable_form_is_the_plain_formula() -> None:
 def test_row_blocks_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = gaussian(7, 3, 1), gaussian(7, 3, 2)
     want = torch.autograd.grad(inclusion_loss(x, y), [*x, *y])
-    monkeypatch.setitem(matched.CELLS, "cpu", rows * 3)
+    monkeypatch.setitem(chunked_rows.CELLS, "cpu", rows * 3)
     for a, b in zip(torch.autograd.grad(inclusion_loss(x, y), [*x, *y]), want, strict=True):
         assert torch.equal(a, b)
 
