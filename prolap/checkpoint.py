@@ -202,10 +202,10 @@ def load_model(folder: str | Path, which: Literal["best", "last"] = "best") -> P
 
 def model_of(checkpoint: Checkpoint) -> ProLAP:
     """The checkpoint's model in evaluation mode."""
-    from prolap.data.vocabulary import WordVocabulary
+    from prolap.data import tokenizers
     from prolap.model import build_model
 
-    model = build_model(config_of(checkpoint), WordVocabulary.from_json(checkpoint.state["vocabulary"]))
+    model = build_model(config_of(checkpoint), tokenizers.from_json(checkpoint.state["vocabulary"]))
     restore_model(model, checkpoint)
     return model.eval()
 

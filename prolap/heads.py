@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +38,53 @@ def unbound(value: float, lower: float, upper: float, width: float | None = None
     return inner + m * (2 / math.pi) * math.tan((value - inner) * (math.pi / 2 / m))
 
 
-class Head(nn.Module):
-    """mean = W₂ gelu(W₁ f) / ‖·‖, logvar = bound(V₂ gelu(V₁ f) + logvar_init) of features f [B, width].
+class MSClapProjection(nn.Module):
+    """LN(e₁ + Dropout(W₂ gelu(e₁))), e₁ = W₁ f: the projection of MS-CLAP's checkpoints, without biases, dropout ½."""
 
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, dim, bias=False)
+        self.linear2 = nn.Linear(dim, dim, bias=False)
+        self.layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, width] -> [B, dim]."""
+        first = self.linear1(features)
+        out: Tensor = self.layer_norm(first + self.dropout(self.linear2(functional.gelu(first))))
+        return out
+
+
+class ClapProjection(nn.Module):
+    """W₂ relu(W₁ f + b₁) + b₂: the projection of LAION-CLAP's checkpoints, there and at Hugging Face."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, dim)
+        self.linear2 = nn.Linear(dim, dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, width] -> [B, dim]."""
+        out: Tensor = self.linear2(functional.relu(self.linear1(features)))
+        return out
+
+
+def _perceptron(width: int, dim: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
+
+
+MEAN_HEADS: dict[str, Callable[[int, int], nn.Module]] = {
+    "mlp": _perceptron,
+    "msclap": MSClapProjection,
+    "clap": ClapProjection,
+}
+"""Name -> what makes the mean, before it is normalised, of features [B, width]."""
+
+
+class Head(nn.Module):
+    """mean = m(f) / ‖·‖, logvar = bound(V₂ gelu(V₁ f) + logvar_init) of features f [B, width].
+
+    m is `config.mean_head` in MEAN_HEADS: W₂ gelu(W₁ f) ("mlp"), or the projection that a public checkpoint brings.
     V₂ starts small, so that every log-variance starts near `logvar_init`. "diagonal" has one log-variance per
     dimension, "shared" one per sample, spread over all dimensions. `detach_uncertainty`: the log-variance learns from
     the features but does not move them. Two layers as in MixProLAP (Interspeech 2026, paper 360). Float32 also under
@@ -55,7 +100,9 @@ class Head(nn.Module):
                 f"{self.lower} and {self.upper}."
             )
         self.dim, self.detach = config.dim, config.detach_uncertainty
-        self.mean = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, config.dim))
+        if config.mean_head not in MEAN_HEADS:
+            raise ValueError(f"model.mean_head: got {config.mean_head!r}, want one of {', '.join(sorted(MEAN_HEADS))}.")
+        self.mean = MEAN_HEADS[config.mean_head](width, config.dim)
         hidden = width // 2
         out = nn.Linear(hidden, config.dim if config.logvar == "diagonal" else 1)
         nn.init.normal_(out.weight, std=0.01 / math.sqrt(hidden))

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import Config
-from prolap.data.vocabulary import WordVocabulary
+from prolap.data.tokenizers import Tokenizer
 from prolap.encoders import AUDIO, TEXT
 from prolap.encoders.base import Encoder
-from prolap.heads import Head, bound, unbound
+from prolap.heads import Head, bound, margin, unbound
 from prolap.seeding import torch_generator
 from prolap_kernels import Gaussian
 
-_SCALE_BEND = 0.1  # the logarithm of the scale bends within this distance of its bound
+_SCALE_BEND = 0.1  # the logarithm of the scale bends within this distance of its bounds, or nearer if they are close
 
 
 class ProLAP(nn.Module):
@@ -29,7 +29,7 @@ class ProLAP(nn.Module):
     `config` and `vocabulary` travel with the model. A pair's logit is scale · score + bias.
     """
 
-    def __init__(self, config: Config, vocabulary: WordVocabulary) -> None:
+    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.audio = _lookup("audio", AUDIO, config.model.audio)(config)
@@ -37,17 +37,20 @@ class ProLAP(nn.Module):
         self.audio_head = Head(self.audio.width, config.model)
         self.text_head = Head(self.text.width, config.model)
         loss = config.loss
-        if not 0 < loss.scale_init < loss.scale_max:
-            raise ValueError(f"scale_init: got {loss.scale_init}, want above 0 and below scale_max={loss.scale_max}.")
-        self._log_max = math.log(loss.scale_max)
-        log_scale = unbound(math.log(loss.scale_init), -math.inf, self._log_max, _SCALE_BEND)
+        if not (loss.scale_min or 0) < loss.scale_init < loss.scale_max:
+            least = "0" if loss.scale_min is None else f"scale_min={loss.scale_min}"
+            wanted = f"above {least} and below scale_max={loss.scale_max}"
+            raise ValueError(f"scale_init: got {loss.scale_init}, want {wanted}.")
+        lower, upper = math.log(loss.scale_min) if loss.scale_min else -math.inf, math.log(loss.scale_max)
+        self._scale_bounds = lower, upper, min(_SCALE_BEND, margin(lower, upper))
+        log_scale = unbound(math.log(loss.scale_init), *self._scale_bounds)
         self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
         self.bias = nn.Parameter(torch.tensor(float(loss.bias_init), dtype=torch.float32))
 
     @property
     def scale(self) -> Tensor:
-        """exp(log_scale), smoothly kept under `scale_max`; a 0-d float32 tensor that learns."""
-        return bound(self.log_scale, -math.inf, self._log_max, _SCALE_BEND).exp()
+        """exp(log_scale), smoothly kept between `scale_min` and `scale_max`; a 0-d float32 tensor that learns."""
+        return bound(self.log_scale, *self._scale_bounds).exp()
 
     def audio_grid(self, audio: Tensor, frames: Tensor) -> Tensor:
         """Which audio tokens may be masked, bool [B, T]."""
@@ -74,12 +77,13 @@ class ProLAP(nn.Module):
 
         audio: paths (read with soundfile, at any sample rate), or waveforms [T] or [channels, T] at `sample_rate` Hz,
         which tensors and arrays need and paths refuse. Sound is resampled (soxr) and mixed to mono, and its first
-        `config.data.seconds` seconds are used.
+        `config.data.eval_seconds` seconds (if that is none, `seconds`) are used. The same sound always has the same
+        embedding, whatever else is in the list.
         """
-        from prolap.data.features import LogMel
+        from prolap.data.features import make_features
 
         _check_audio(audio, sample_rate)
-        logmel = LogMel(self.config.data)
+        logmel = make_features(self.config.data)
 
         def embed(part: Sequence[Any]) -> Gaussian:
             features = [logmel(self._waveform(item, sample_rate)) for item in part]
@@ -106,14 +110,15 @@ class ProLAP(nn.Module):
         from prolap.data.audio import read
 
         data = self.config.data
+        seconds = data.seconds if data.eval_seconds is None else data.eval_seconds
         if isinstance(item, str | Path):
-            return read(item, data.sample_rate, seconds=data.seconds)
+            return read(item, data.sample_rate, seconds=seconds)
         wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
         wave = wave.mean(dim=0) if wave.ndim == 2 else wave
-        return _resample(wave[: round(data.seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
+        return _resample(wave[: round(seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
 
 
-def build_model(config: Config, vocabulary: WordVocabulary) -> ProLAP:
+def build_model(config: Config, vocabulary: Tokenizer) -> ProLAP:
     """A new model; the same (config, vocabulary) always has the same weights, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(config.seed, "model").initial_seed())

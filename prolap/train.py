@@ -16,10 +16,9 @@ from torch import Tensor
 from prolap import checkpoint as checkpoints
 from prolap import environment, runs
 from prolap.config import Config
-from prolap.data import AudioTextData, open_data
+from prolap.data import AudioTextData, open_data, tokenizers
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
-from prolap.data.vocabulary import WordVocabulary
 from prolap.dev import batch_metrics, dev_metrics
 from prolap.interrupt import Interrupt
 from prolap.logs import Logs
@@ -73,9 +72,9 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     data = open_data(config, "train", tell)
     dev = None if config.overfit else open_data(config, "dev", tell)
     vocabulary = (
-        WordVocabulary.from_json(found.state["vocabulary"])
+        tokenizers.from_json(found.state["vocabulary"])
         if found
-        else WordVocabulary.build(caption.text for i in range(len(data)) for caption in data.captions(i))
+        else tokenizers.build(config, (caption.text for i in range(len(data)) for caption in data.captions(i)))
     )
     model = build_model(config, vocabulary).to(device)
     with ExitStack() as stack:

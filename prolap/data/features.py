@@ -1,17 +1,43 @@
-"""Log-mel frames of a waveform."""
+"""Log-mel frames of a waveform, by recipe: ours, and those that the public checkpoints were trained with."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from prolap.config import DataConfig
+from prolap.options import ConfigError
 
 FLOOR = 1e-9  # added to the mel power before the logarithm: -90 dB of a full-scale sine
 MEAN = -17.5  # natural logarithm of the mel power over the embedded scenes, rounded
 STD = 3.5
 LOWEST = 50.0  # Hz, lower edge of the first mel band
 VERSION = 1  # part of the names of cached log-mels
+
+
+class Features(Protocol):
+    """A recipe: waveform [T] at `sample_rate` Hz -> log-mel [frames(T), mels] float32."""
+
+    name: str
+    window: int
+    hop: int
+    mels: int
+    sample_rate: int
+    window_frames: int
+    """The frames that an encoder of windows hears at once."""
+    mean: float
+    std: float
+    """What the values are about, on average; no promise."""
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of so many samples has, at least 1."""
+        ...
+
+    def __call__(self, waveform: Tensor) -> Tensor: ...
 
 
 class LogMel:
@@ -26,39 +52,119 @@ class LogMel:
     Errors: ValueError for a waveform that is empty or not one-dimensional.
     """
 
+    name = "prolap"
+    window_frames = 1024
+    mean, std = 0.0, 1.0
+
     def __init__(self, config: DataConfig) -> None:
         self.window = config.window
         self.hop = config.hop
         self.mels = config.mels
         self.sample_rate = config.sample_rate
         self._hann = torch.hann_window(config.window) / (config.window / 4)
-        self._bank: Tensor | None = None
 
-    @property
+    @cached_property
     def bank(self) -> Tensor:
         """[window // 2 + 1, mels] float32, made at first use because torchaudio is slow to import."""
-        if self._bank is None:
-            from torchaudio.functional import melscale_fbanks
-
-            bins = self.window // 2 + 1
-            top = self.sample_rate / 2
-            bank = melscale_fbanks(bins, LOWEST, top, self.mels, self.sample_rate, norm="slaney", mel_scale="slaney")
-            self._bank = bank * (self.sample_rate / self.window)
-        return self._bank
+        return _slaney(self.window, self.mels, self.sample_rate, self.sample_rate / 2) * (
+            self.sample_rate / self.window
+        )
 
     def frames(self, samples: int) -> int:
         """How many frames a waveform of so many samples has."""
         return max(1, samples // self.hop)
 
     def __call__(self, waveform: Tensor) -> Tensor:
-        if waveform.dim() != 1 or waveform.numel() == 0:
-            raise ValueError(f"waveform must be one non-empty channel [T], got shape {tuple(waveform.shape)}")
+        _check(waveform)
         half = self.window // 2
         count = self.frames(waveform.numel())
         short = (count - 1) * self.hop + self.window - waveform.numel() - half
         padded = torch.nn.functional.pad(waveform.float(), (half, max(0, short)))
         frames = padded.unfold(0, self.window, self.hop)[:count] * self._hann
-        spectrum = torch.fft.rfft(frames)
-        power = spectrum.real.square() + spectrum.imag.square()
-        mels: Tensor = ((power @ self.bank + FLOOR).log() - MEAN) / STD
+        mels: Tensor = ((_power(frames) @ self.bank + FLOOR).log() - MEAN) / STD
         return mels
+
+
+class DecibelMel:
+    """x = 10·log10(max(mel power, 1e-10)), the log-mel of the public CLAP models; not normalised (they do it themselves).
+
+    Power: |FFT(periodic hann window * frame)|^2, frames centred on multiples of `hop`, the edges reflected (a waveform of
+    half a window or less is lengthened by silence first). 64 Slaney mel bands of equal area, from 50 Hz to 14 kHz as
+    the bank was made: `bank_rate` is the sample rate that it was made for.
+
+    "clap": 48 kHz, window 1024, hop 480; equals transformers' ClapFeatureExtractor (truncation "rand_trunc", 50 Hz to
+    14 kHz), and so what LAION-CLAP (unfused) reads; 10 s are 1001 frames.
+    "msclap": 44.1 kHz, window 1024, hop 320. MS-CLAP 2023 was trained with a bank made for 32 kHz on sound of 44.1 kHz,
+    and so are its weights: its bands lie 44.1 / 32 times higher than they say, from 69 Hz to 19.3 kHz. Kept as it is.
+    7 s are 965 frames.
+
+    Shapes: waveform [T] -> [T // hop + 1, 64] float32.
+    Errors: ConfigError if the configuration asks for another sample rate, window, hop or number of bands; ValueError for a
+    waveform that is empty or not one-dimensional.
+    """
+
+    window, mels = 1024, 64
+    mean, std = -30.0, 20.0
+
+    def __init__(self, config: DataConfig, *, name: str, sample_rate: int, hop: int, bank_rate: int) -> None:
+        self.name, self.sample_rate, self.hop, self.bank_rate = name, sample_rate, hop, bank_rate
+        wanted = {"sample_rate": sample_rate, "window": self.window, "hop": hop, "mels": self.mels}
+        wrong = [f"data.{key}={getattr(config, key)}" for key, value in wanted.items() if getattr(config, key) != value]
+        if wrong:
+            need = " ".join(f"data.{key}={value}" for key, value in wanted.items())
+            raise ConfigError(f"data.features: got {name} with {', '.join(wrong)}, want {need}.")
+        seconds = {"msclap": 7, "clap": 10}[name]
+        self.window_frames = self.frames(seconds * sample_rate)
+        self._hann = torch.hann_window(self.window)
+
+    @cached_property
+    def bank(self) -> Tensor:
+        """[513, 64] float32, as `bank_rate` makes it."""
+        return _slaney(self.window, self.mels, self.bank_rate, 14_000.0)
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of so many samples has."""
+        return samples // self.hop + 1
+
+    def __call__(self, waveform: Tensor) -> Tensor:
+        _check(waveform)
+        half, count = self.window // 2, self.frames(waveform.numel())
+        sound = torch.nn.functional.pad(waveform.float(), (0, max(0, half + 1 - waveform.numel())))
+        padded = torch.nn.functional.pad(sound[None], (half, half), mode="reflect")[0]
+        frames = padded.unfold(0, self.window, self.hop)[:count] * self._hann
+        mels: Tensor = 10 * (_power(frames) @ self.bank).clamp(min=1e-10).log10()
+        return mels
+
+
+FEATURES: dict[str, Callable[[DataConfig], Features]] = {
+    "prolap": LogMel,
+    "msclap": partial(DecibelMel, name="msclap", sample_rate=44_100, hop=320, bank_rate=32_000),
+    "clap": partial(DecibelMel, name="clap", sample_rate=48_000, hop=480, bank_rate=48_000),
+}
+
+
+def make_features(config: DataConfig) -> Features:
+    """The recipe named `config.features`.
+
+    Errors: ConfigError for an unknown name, or options that do not fit the recipe.
+    """
+    if config.features not in FEATURES:
+        raise ConfigError(f"data.features: got {config.features!r}, want one of {', '.join(FEATURES)}.")
+    return FEATURES[config.features](config)
+
+
+def _slaney(window: int, mels: int, sample_rate: int, top: float) -> Tensor:
+    from torchaudio.functional import melscale_fbanks
+
+    bank: Tensor = melscale_fbanks(window // 2 + 1, LOWEST, top, mels, sample_rate, norm="slaney", mel_scale="slaney")
+    return bank
+
+
+def _power(frames: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(frames)
+    return spectrum.real.square() + spectrum.imag.square()
+
+
+def _check(waveform: Tensor) -> None:
+    if waveform.dim() != 1 or waveform.numel() == 0:
+        raise ValueError(f"waveform must be one non-empty channel [T], got shape {tuple(waveform.shape)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from prolap.config import DataConfig
 from prolap.data import cache, features, scene_captions, scene_mix, scene_plan
 from prolap.data.dataset import Caption
-from prolap.data.features import LogMel
+from prolap.data.features import make_features
 from prolap.data.scene_plan import Scene, Split, Universe
 from prolap.data.soundfont import Bank, load_bank
 from prolap.seeding import numpy_generator
@@ -41,7 +41,7 @@ class SceneData:
         self.split: Split = split
         self.config = config
         self.bank: Bank = load_bank(config, progress)
-        self.log_mel = LogMel(config)
+        self.log_mel = make_features(config)
         self.scenes: list[Scene] = scene_plan.plan(config.seed, split, clips, Universe(self.bank.silent))
         self._captions: list[list[Caption] | None] = [None] * clips
         self._nodes: dict[int, tuple[int, int]] | None = None
@@ -105,6 +105,7 @@ class SceneData:
             bank=self.bank.checksum,
             data=(config.seed, self.split, len(self), config.seconds),
             mel=(config.sample_rate, config.mels, config.window, config.hop),
+            **({} if config.features == "prolap" else {"features": config.features}),
         )
         return cache.folder(config.cache) / f"mels-{self.split}-{name}.npy"
 
@@ -142,7 +143,7 @@ class SceneData:
         clips, frames, mels = self._shape()
         header = {"descr": "<f2", "fortran_order": False, "shape": (clips, frames, mels)}
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
-        self.log_mel.bank  # noqa: B018  made here, not by several threads at once
+        self._one(0)  # makes the mel bank here and not in several threads at once
         starts = range(0, clips, CHUNK)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # operations this small lose time when shared among threads

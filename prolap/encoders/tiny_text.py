@@ -22,6 +22,7 @@ class TinyText(Encoder):
     """
 
     can_delete = True
+    tokenizer = "words"
 
     def __init__(self, config: Config, vocabulary: WordVocabulary) -> None:
         super().__init__()
