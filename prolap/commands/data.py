@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,18 +85,20 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if any(each.broken for each in found) else 0
 
 
-def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int]] | None:
+def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | None]:
     """Lengths of captions in tokens of the configured text encoder, end tokens included; None without its tokenizer."""
     from dataclasses import replace
 
-    try:
-        from prolap.data import tokenizers
-    except ImportError:
-        return None
+    from prolap.data import tokenizers
+    from prolap.options import ConfigError
 
-    def count(texts: Sequence[str]) -> list[int]:
+    def count(texts: Sequence[str]) -> list[int] | None:
         unbounded = replace(config, model=replace(config.model, max_tokens=1 << 20))
-        tokenizer = tokenizers.build(unbounded, texts)
+        try:
+            tokenizer = tokenizers.build(unbounded, texts)
+        except (ConfigError, ImportError) as error:
+            warnings.warn(f"captions are not counted in tokens: {error}", stacklevel=2)
+            return None
         return [tokenizer([text]).shape[1] for text in texts]  # one text alone is not padded
 
     return count

@@ -134,7 +134,7 @@ def check_split(
     rows: Sequence[Row],
     name: str,
     config: Config,
-    count_tokens: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    count_tokens: Callable[[Sequence[str]], Sequence[int] | None] | None = None,
     progress: cache.Progress | None = None,
 ) -> Findings:
     """Decode and count everything of a split; `count_tokens` gives the length of captions in tokens."""
@@ -148,8 +148,9 @@ def check_split(
                 found.captions.append(len(captions))
                 texts += captions
             tell(f"decoding {name}", number, len(rows))
-    if count_tokens is not None and texts:
-        found.long_captions = sum(n > config.model.max_tokens for n in count_tokens(texts))
+    lengths = count_tokens(texts) if count_tokens is not None and texts else None
+    if lengths is not None:
+        found.long_captions = sum(n > config.model.max_tokens for n in lengths)
     found.duplicates = duplicates(found.sounds, config.data.cache)
     return found
 

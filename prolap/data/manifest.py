@@ -16,7 +16,7 @@ from prolap.data import audio, cache
 from prolap.data.augment import Augment
 from prolap.data.dataset import Caption
 from prolap.data.entries import Entry, Report, check_rows
-from prolap.data.features import LogMel as make_features
+from prolap.data.features import make_features
 from prolap.data.layouts import manifest, parse
 from prolap.data.logmel_cache import LogMelCache
 from prolap.options import ConfigError

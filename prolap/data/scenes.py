@@ -15,10 +15,12 @@ from torch import Tensor
 
 from prolap.config import DataConfig
 from prolap.data import cache, features, scene_captions, scene_mix, scene_plan
+from prolap.data.augment import Augment
 from prolap.data.dataset import Caption
 from prolap.data.features import make_features
 from prolap.data.scene_plan import Scene, Split, Universe
 from prolap.data.soundfont import Bank, load_bank
+from prolap.options import ConfigError
 from prolap.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,20 @@ class SceneData:
     Clips are fully determined by (config.seed, split, index). Dev and test hold no combination of sources, relation
     and attributes that occurs in train, and every meaning once; `unseen` clips are made of source sets that training
     never contains. The log-mels are rendered once and cached as one float16 file.
+
+    Errors: ValueError for a split without clips; ConfigError for augmentation of waveforms.
     """
 
     def __init__(self, config: DataConfig, split: Split, progress: cache.Progress | None = None) -> None:
         clips = {"train": config.clips, "dev": config.dev_clips, "test": config.test_clips}[split]
         if clips < 1:
             raise ValueError(f"data.{'' if split == 'train' else split + '_'}clips must be at least 1, got {clips}")
+        self.augment = Augment(config.augment, config.seed)
+        if self.augment.waves:
+            raise ConfigError(
+                "data.augment: got gain_db, noise_db or shift with scenes, want SpecAugment alone (time_masks, band_masks): "
+                "scenes are kept as log-mels."
+            )
         self.name = f"scenes/{split}"
         self.split: Split = split
         self.config = config
@@ -59,6 +69,8 @@ class SceneData:
 
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         audio = torch.from_numpy(self.mels[np.asarray(indices)]).float()
+        if epoch is not None and self.split == "train" and self.augment.mels:
+            audio = torch.stack([self.augment.mel(mel, epoch, int(i)) for mel, i in zip(audio, indices, strict=True)])
         return audio, torch.full((len(indices),), self.mels.shape[1], dtype=torch.int64)
 
     def frames(self, i: int) -> int:
