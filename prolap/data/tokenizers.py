@@ -16,7 +16,7 @@ from prolap.config import Config
 from prolap.data.vocabulary import WordVocabulary
 from prolap.options import ConfigError
 
-GPT2_PAD, GPT2_END = 0, 50256  # 0 is also the id of "!": see GPT2Tokenizer
+GPT2_PAD, GPT2_SPACE, GPT2_END = 0, 220, 50256  # 0 is also the id of "!": see GPT2Tokenizer
 ROBERTA_START, ROBERTA_PAD, ROBERTA_END = 0, 1, 2
 
 

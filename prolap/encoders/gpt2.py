@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import Config
-from prolap.data.tokenizers import GPT2_END, GPT2_PAD, Tokenizer
+from prolap.data.tokenizers import GPT2_END, GPT2_PAD, GPT2_SPACE, Tokenizer
 from prolap.encoders.backbone import recompute, transformers
 from prolap.encoders.base import Encoder
 from prolap.encoders.tokens import check_mask, compact
@@ -23,8 +23,8 @@ class GPT2(Encoder):
     padding reaches nothing that is read.
 
     A masked token's embedding becomes a learned one and keeps its position ("substitute"; R: ProLIP replaces tokens by a
-    sentinel), or the token is taken out as if the caption had been written without it ("delete"). The end token
-    and padding are never masked.
+    sentinel), or the token is taken out as if the caption had been written without it ("delete"). The end token, the lone
+    space that the tokenizer puts before it, and padding are never masked.
     """
 
     can_delete = True
@@ -54,8 +54,9 @@ class GPT2(Encoder):
             recompute(self.base)
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Which tokens may be masked: those before the end token. Bool [B, L]."""
-        return torch.arange(inputs.shape[1], device=inputs.device) < _end(inputs)[:, None]
+        """Which tokens may be masked: those before the end token, without the space that belongs to it. Bool [B, L]."""
+        place, end = torch.arange(inputs.shape[1], device=inputs.device), _end(inputs)[:, None]
+        return (place < end) & ~((place == end - 1) & (inputs == GPT2_SPACE))
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prolap.config import ModelConfig
-from prolap.heads import Head, bound, unbound
+from prolap.heads import MEAN_HEADS, Head, bound, unbound
 
 CONFIG = ModelConfig(width=32, dim=16)
 
@@ -103,3 +103,46 @@ def test_saturated_counts_what_is_next_to_a_bound() -> None:
 def test_init_must_lie_between_the_bounds() -> None:
     with pytest.raises(ValueError, match="logvar_init: got -12.0"):
         head(logvar_init=-12.0)
+
+
+def test_the_projection_of_ms_clap() -> None:
+    module = MEAN_HEADS["msclap"](32, 16).double()
+    assert {name: tuple(p.shape) for name, p in module.named_parameters()} == {
+        "linear1.weight": (16, 32),
+        "linear2.weight": (16, 16),
+        "layer_norm.weight": (16,),
+        "layer_norm.bias": (16,),
+    }
+    x = features().double()
+    first = x @ module.linear1.weight.T
+    second = first * torch.special.ndtr(first) @ module.linear2.weight.T
+    for mode, same in ((False, True), (True, False)):
+        module.train(mode)
+        y = first + second
+        expected = (y - y.mean(1, keepdim=True)) / (y.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+        assert (
+            torch.allclose(module(x), expected, rtol=1e-9, atol=1e-9) == same
+        )  # in training half of `second` is dropped
+
+
+def test_the_projection_of_laion_clap_is_that_of_transformers() -> None:
+    from transformers import ClapAudioConfig
+    from transformers.models.clap.modeling_clap import ClapProjectionLayer
+
+    theirs, ours = ClapProjectionLayer(ClapAudioConfig(hidden_size=32, projection_dim=16)), MEAN_HEADS["clap"](32, 16)
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours(features()), theirs(features()))
+
+
+@pytest.mark.parametrize("name", sorted(MEAN_HEADS))
+def test_every_mean_head_makes_a_gaussian(name: str) -> None:
+    module = head(mean_head=name).eval()
+    z = module(features())
+    torch.testing.assert_close(z.mean.norm(dim=-1), torch.ones(8))
+    torch.testing.assert_close(z.mean, torch.nn.functional.normalize(module.mean(features()), dim=-1))
+    assert (z.logvar + 6).abs().max() < 0.1
+
+
+def test_unknown_mean_heads_are_refused() -> None:
+    with pytest.raises(ValueError, match="model.mean_head: got 'linear', want one of clap, mlp, msclap"):
+        head(mean_head="linear")

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config, LossConfig, ModelConfig
+from prolap.data import tokenizers
 from prolap.data.vocabulary import WordVocabulary
+from prolap.heads import MEAN_HEADS
 from prolap.model import ProLAP, build_model
+from prolap.settings import load_config
 
 VOCABULARY = WordVocabulary(["a", "dog", "barks", "rain", "falls"])
 CONFIG = Config(model=ModelConfig(width=32, dim=16, dropout=0.1))
@@ -51,12 +54,25 @@ def test_scale_and_bias_start_as_configured_and_stay_bounded() -> None:
     assert 95 < built.scale.item() <= 100
     built.scale.backward()
     assert built.log_scale.grad.item() > 0
-    with pytest.raises(ValueError, match="scale_init: got 100.0"):
+    with pytest.raises(ValueError, match="scale_init: got 100.0, want above 0 and below scale_max=100.0"):
         model(replace(CONFIG, loss=LossConfig(scale_init=100.0, scale_max=100.0)))
 
 
+def test_the_scale_has_a_lower_bound_where_one_is_set() -> None:
+    for loss in (LossConfig(scale_init=10.0, scale_min=5.0), LossConfig(scale_init=5.05, scale_min=5.0, scale_max=5.1)):
+        built = model(replace(CONFIG, loss=loss))
+        assert built.scale.item() == pytest.approx(loss.scale_init, rel=1e-5)
+        with torch.no_grad():
+            built.log_scale.fill_(-50.0)
+        assert 5 <= built.scale.item() < 5.05
+        built.scale.backward()
+        assert built.log_scale.grad.item() > 0
+    with pytest.raises(ValueError, match="scale_init: got 4.0, want above scale_min=5.0 and below scale_max=100.0"):
+        model(replace(CONFIG, loss=LossConfig(scale_init=4.0, scale_min=5.0)))
+
+
 def test_unknown_encoder_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="model.audio: got 'huge', want one of tiny"):
+    with pytest.raises(ValueError, match="model.audio: got 'huge', want one of htsat-base, "):
         model(replace(CONFIG, model=replace(CONFIG.model, audio="huge")))
 
 
@@ -120,6 +136,36 @@ def test_embed_audio_uses_the_first_seconds() -> None:
     long = torch.cat([tone(300, seconds), tone(2000, 2.0)])
     start = built.embed_audio([long[: round(seconds * RATE)]], RATE)
     torch.testing.assert_close(built.embed_audio([long], RATE).mean, start.mean, rtol=1e-5, atol=1e-5)
+
+
+def test_eval_seconds_say_how_much_of_a_sound_is_heard(tmp_path: Path) -> None:
+    import soundfile
+
+    built = model(replace(CONFIG, data=replace(CONFIG.data, seconds=0.5, eval_seconds=2.0)))
+    long = torch.cat([tone(300, 1.0), tone(2000, 2.0)])
+    path = tmp_path / "long.wav"
+    soundfile.write(path, long.numpy(), RATE, subtype="FLOAT")
+    heard, start = (built.embed_audio([long[: round(s * RATE)]], RATE).mean for s in (2.0, 0.5))
+    torch.testing.assert_close(built.embed_audio([long], RATE).mean, heard, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(built.embed_audio([path]).mean, heard, rtol=1e-4, atol=1e-4)
+    assert (heard - start).abs().max() > 1e-3
+
+
+def test_the_published_architecture_in_small_embeds_sounds_and_captions() -> None:
+    """HTS-AT and GPT-2 with MS-CLAP's log-mel and projections: windows, repeats and padding change nothing."""
+    config = load_config(overrides={"preset": "prolap+micro", "data.eval_seconds": 12})
+    built = build_model(config, tokenizers.build(config, []))
+    waves = [tone(300, 9.0, 44_100), tone(500, 0.4, 44_100), tone(900, 7.0, 44_100)]
+    together = built.embed_audio(waves, 44_100)
+    again = built.embed_audio(waves[::-1], 44_100, batch_size=1)
+    torch.testing.assert_close(together.mean, again.mean.flip(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.logvar, again.logvar.flip(0), rtol=1e-4, atol=1e-5)
+    texts = ["a dog barks!", "", "rain falls on a roof while a man speaks"]
+    together = built.embed_text(texts)
+    again = built.embed_text(texts[::-1], batch_size=1)
+    torch.testing.assert_close(together.mean, again.mean.flip(0), rtol=1e-4, atol=1e-5)
+    assert together.mean.shape == (3, config.model.dim)
+    assert type(built.audio_head.mean) is MEAN_HEADS["msclap"]
 
 
 def test_errors_say_what_is_wanted() -> None:
