@@ -31,10 +31,11 @@ def not_finite(values: Mapping[str, float]) -> str | None:
     return ", ".join(bad) or None
 
 
-def unusable_uncertainty(values: Mapping[str, float], config: Config) -> str | None:
+def unusable_uncertainty(values: Mapping[str, float], config: Config, warm: bool = True) -> str | None:
     """The reason to stop if the log-variances stand at a bound or are the same for all samples.
 
-    Reads `bounds/<modality>` and `uncertainty/<modality>_spread`; a batch of one row has no spread.
+    Reads `bounds/<modality>` and `uncertainty/<modality>_spread`; a batch of one row has no spread. A new model's
+    log-variances start all alike by construction, so a missing spread counts only once the warm-up is over (`warm`).
     """
     if not trains_uncertainty(config.loss):
         return None
@@ -46,7 +47,7 @@ def unusable_uncertainty(values: Mapping[str, float], config: Config) -> str | N
                 f"{share:.0%} of the {modality} log-variances stand at a bound "
                 f"(model.logvar_bounds {config.model.logvar_bounds}, safety.max_saturated {safety.max_saturated})"
             )
-        if rows > 1 and spread < safety.min_spread:
+        if warm and rows > 1 and spread < safety.min_spread:
             return (
                 f"the {modality} log-variances collapsed, their standard deviation over samples is {spread:.1e} "
                 f"(safety.min_spread {safety.min_spread})"

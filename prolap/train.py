@@ -245,7 +245,8 @@ class Trainer:
         if not log and not check:
             return self.display.update(self.step)
         row = self._row(outcome)
-        self._stop_if(unusable_uncertainty(row, self.config), self.step)
+        warm = self.step > self.warmup_steps
+        self._stop_if(unusable_uncertainty(row, self.config, warm), self.step)
         if not log:
             return self.display.update(self.step)
         row |= self.meter.read()

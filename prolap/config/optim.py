@@ -47,6 +47,7 @@ class SafetyConfig:
     max_saturated: float = 0.95
     """Stop if a larger share of a modality's log-variances stands at a bound; 1 turns it off."""
     min_spread: float = 1e-5
-    """Stop if the standard deviation over samples of the mean log-variance falls below (collapse); 0 turns it off."""
+    """Stop if after the warm-up the standard deviation over samples of the mean log-variance is below this (collapse); 0 turns
+    it off."""
     max_skipped: int = 20
     """fp16: stop after so many steps in a row that the loss scaler skipped."""
