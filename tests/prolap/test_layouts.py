@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 import types
 from dataclasses import replace
@@ -230,7 +231,7 @@ class FakeAAC:
 def test_aac_reads_the_metadata_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("aac_datasets")
     module.AudioCaps = module.Clotho = FakeAAC  # type: ignore[attr-defined]
-    monkeypatch.setitem(__import__("sys").modules, "aac_datasets", module)
+    monkeypatch.setitem(sys.modules, "aac_datasets", module)
     path = write(tmp_path / f"{ID}_30.wav")
     rows = parse(f"aac:audiocaps:{tmp_path}").rows("dev")
     assert FakeAAC.asked == {"root": str(tmp_path), "subset": "val", "download": False, "verbose": 0}
@@ -238,6 +239,7 @@ def test_aac_reads_the_metadata_alone(tmp_path: Path, monkeypatch: pytest.Monkey
         (path, ["one", "two"], f"{ID}@30"),
         (None, ["three"], "gone0000000@5"),
     ]
+    assert parse(f"aac:Clotho:{tmp_path}").name("dev") == "aac:Clotho/dev"
     with pytest.raises(ValueError, match="AudioCaps cannot be read from .* Please download"):
         parse(f"aac/none:AudioCaps:{tmp_path}").rows("train")
     with pytest.raises(ValueError, match="want NAME:FOLDER"):
@@ -247,9 +249,22 @@ def test_aac_reads_the_metadata_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_aac_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "aac_datasets", None)
+    monkeypatch.setitem(sys.modules, "aac_datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"prolap\[aac\]"):
         list(aac.rows(f"Clotho:{tmp_path}", "train"))
+
+
+def test_aac_is_imported_although_torchaudio_lacks_what_it_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchaudio
+
+    monkeypatch.delitem(sys.modules, "aac_datasets", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "aac_datasets.py").write_text("from torchaudio import AudioMetaData\nimport nothing_of_that_name")
+    with pytest.raises(ImportError, match="does not work here .*nothing_of_that_name"):
+        list(aac.rows(f"Clotho:{tmp_path}", "train"))
+    assert not hasattr(torchaudio, "AudioMetaData")
 
 
 def test_how_a_data_set_is_named(tmp_path: Path) -> None:

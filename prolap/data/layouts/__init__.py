@@ -59,7 +59,8 @@ class Place(NamedTuple):
         """For reports and tables."""
         if self.layout == "manifest":
             return Path(self.where).name
-        return f"{self.layout}:{Path(self.where).name}/{self.subset or split}"
+        place = self.where.partition(":")[0] if self.layout == "aac" else Path(self.where).name
+        return f"{self.layout}:{place}/{self.subset or split}"
 
 
 def parse(text: str) -> Place:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from prolap.data.entries import Row
@@ -29,15 +31,34 @@ def rows(where: str, split: str) -> Iterator[Row]:
     if split in ("train", "dev", "test") and split not in known:
         raise ValueError(f"aac: {name} has no {split} split; ask for one of its subsets, as in aac/SUBSET:{where}")
     folder = existing_folder(root, "aac")
+    package = _package()
     try:
-        import aac_datasets
-    except ImportError as error:
-        raise ModuleNotFoundError("aac: needs the package aac-datasets: pip install prolap[aac]") from error
-    try:
-        found = getattr(aac_datasets, name)(root=str(folder), subset=known.get(split, split), download=False, verbose=0)
+        found = getattr(package, name)(root=str(folder), subset=known.get(split, split), download=False, verbose=0)
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"aac: {name} cannot be read from {folder} ({' '.join(str(error).split())})") from error
     yield from _rows(found)
+
+
+def _package() -> ModuleType:
+    """aac_datasets, imported although its 0.7.0 asks torchaudio for a class that 2.11 no longer has.
+
+    It wants AudioMetaData for a type annotation and where it decodes; nothing here makes it decode. So a class of that name
+    stands in while it is imported.
+    """
+    import torchaudio
+
+    lacking = not hasattr(torchaudio, "AudioMetaData")
+    if lacking:
+        torchaudio.AudioMetaData = type("AudioMetaData", (), {})
+    try:
+        return importlib.import_module("aac_datasets")
+    except ModuleNotFoundError as error:
+        if error.name != "aac_datasets":
+            raise ImportError(f"aac: aac-datasets does not work here ({error})") from error
+        raise ModuleNotFoundError("aac: needs the package aac-datasets: pip install prolap[aac]") from error
+    finally:
+        if lacking:
+            del torchaudio.AudioMetaData
 
 
 def _rows(found: Any) -> Iterator[Row]:
