@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import update_wrapper
 from typing import Any
 
@@ -11,32 +10,11 @@ import torch
 from torch import Tensor
 
 from prolap.config import InclusionTerm, LossConfig, MaskedPairTerm, PairTerm, RepulsionTerm, VibTerm
-from prolap.data.batch import Batch
-from prolap.pairing import Shared, pair_ids
+from prolap.pairing import pair_ids
+from prolap.views import Views as Views
 from prolap_kernels import Gaussian, Inclusion, Vib, mask_repulsive_loss, matched_losses, pairwise_loss
 
-
-@dataclass(frozen=True)
-class Views:
-    """One batch as the model sees it: B matched rows, and masked copies of its first b rows."""
-
-    audio: Gaussian
-    text: Gaussian
-    batch: Batch
-    masked_audio: list[Gaussian] = field(default_factory=list)
-    """Level by level, each [b, D]; every level masks what the one before masks, and more."""
-    masked_text: list[Gaussian] = field(default_factory=list)
-    audio_links: Tensor | None = None
-    """[copies, b] bool: this level masks something that the level before did not."""
-    text_links: Tensor | None = None
-    shared: Shared = "positive"
-    """What a caption is to other clips whose chain holds it (DataConfig.shared_captions)."""
-
-    def masked(self, modality: str) -> tuple[Gaussian, Tensor]:
-        """All masked copies of a modality, [N, D], and the row of the batch that each was made of, [N]."""
-        copies: list[Gaussian] = getattr(self, f"masked_{modality}")
-        source = torch.arange(len(copies[0].mean), device=copies[0].mean.device).repeat(len(copies))
-        return Gaussian(torch.cat([c.mean for c in copies]), torch.cat([c.logvar for c in copies])), source
+PARTNER = -1  # the level of the rows that the mixtures were made with
 
 
 class Levels:
@@ -47,19 +25,23 @@ class Levels:
         self._places: dict[tuple[str, int], int] = {}
 
     def at(self, modality: str, level: int = 0) -> int:
-        """The place of a modality unmasked (level 0) or of its masked copies, from level 1."""
+        """The place of a modality as it is (level 0), of its copies, from level 1, or of the PARTNER of each mixture."""
         return self._places.setdefault((modality, level), len(self._places))
 
     def copies(self, modality: str) -> int:
-        """How many masked copies a modality has."""
+        """How many copies a modality has."""
         return len(getattr(self.views, f"masked_{modality}"))
 
     def gaussians(self) -> list[Gaussian]:
         """All that were asked for, by their places."""
-        return [
-            getattr(self.views, f"masked_{modality}")[level - 1] if level else getattr(self.views, modality)
-            for modality, level in self._places
-        ]
+        return [self._gaussian(modality, level) for modality, level in self._places]
+
+    def _gaussian(self, modality: str, level: int) -> Gaussian:
+        if level > 0:
+            copy: Gaussian = getattr(self.views, f"masked_{modality}")[level - 1]
+            return copy
+        rows: Gaussian = getattr(self.views, modality)
+        return rows.rows(self.views.partner) if level == PARTNER and self.views.partner is not None else rows
 
 
 class Matched:
@@ -112,15 +94,25 @@ def masked_pairs(views: Views, term: MaskedPairTerm, scale: Tensor, bias: Tensor
 
     R, an option of ours; what it costs and changes on the scenes stands in benchmarks/results/recipes. Divided by the
     masked rows that count, mean of both modalities.
+
+    Mixtures: mixed sounds against joined captions, the own positive and all others negative, the sum over all levels divided
+    by the mixed sounds (R). They do not meet unmixed rows: a clip would be a negative of the mixture that it sounds in.
     """
     options = _options(term, scale, bias)
+    if views.partner is not None:
+        return _mixed_pairs(views, options)
     return _mean([_against_other(views, modality, options) for modality in ("audio", "text")])
 
 
 @Matched
 def cross_inclusion(levels: Levels, term: InclusionTerm) -> list[Inclusion | Vib]:
-    """A sound lies inside its caption: inclusion loss of matched rows, audio in text."""
-    return [_inclusion((levels.at("audio"), levels.at("text")), term)]
+    """A sound lies inside its caption: inclusion loss of matched rows, audio in text.
+
+    R: a mixed sound lies inside the joined caption too; the mean of the unmixed rows' loss and that of each mixing level.
+    """
+    mixed = levels.copies("audio") if levels.views.partner is not None else 0
+    own = _inclusion((levels.at("audio"), levels.at("text")), term)
+    return [own, *(_inclusion((levels.at("audio", k), levels.at("text", 1)), term) for k in range(1, mixed + 1))]
 
 
 @Matched
@@ -129,21 +121,25 @@ def hierarchy(levels: Levels, term: InclusionTerm) -> list[Inclusion | Vib]:
 
     R: the mean of both modalities (of the one that has masked copies, if only one has); links that mask nothing new are
     dropped.
+
+    Mixtures: a source lies inside the purest, a purer one inside a more even one, and, as another term of the mean, the partner
+    inside the most even one (R: the partner is faint in the purest); captions inside the joined caption of both.
     """
-    return [
-        _inclusion(
-            tuple(levels.at(modality, level) for level in range(levels.copies(modality) + 1)),
-            term,
-            getattr(levels.views, f"{modality}_links"),
-        )
-        for modality in ("audio", "text")
-        if levels.copies(modality)
-    ]
+    entries: list[Inclusion | Vib] = []
+    for modality in ("audio", "text"):
+        last, links = levels.copies(modality), getattr(levels.views, f"{modality}_links")
+        if not last:
+            continue
+        entries.append(_inclusion(tuple(levels.at(modality, level) for level in range(last + 1)), term, links))
+        if levels.views.partner is not None:
+            pair = (levels.at(modality, PARTNER), levels.at(modality, last))
+            entries.append(_inclusion(pair, term, None if links is None else links.any(dim=0, keepdim=True)))
+    return entries
 
 
 @Matched
 def vib(levels: Levels, term: VibTerm) -> list[Inclusion | Vib]:
-    """KL(Z || N(0, I)), mean over rows and dimensions; R: the mean of both modalities, unmasked rows only."""
+    """KL(Z || N(0, I)), mean over rows and dimensions; R: the mean of both modalities, neither masked nor mixed rows."""
     return [Vib(levels.at(modality), term.convention) for modality in ("audio", "text")]
 
 
@@ -153,8 +149,12 @@ def repulsion(views: Views, term: RepulsionTerm, scale: Tensor, bias: Tensor) ->
     R, all of it but the idea: `partner` says who the others are; "cross" the other modality unmasked, "same" the same
     modality unmasked, "level" the masked ones of the same level (mean over levels). A sample is never repelled from
     its own rows, nor, unless shared captions are kept as negatives, from captions that hold for it. Mean of both
-    modalities.
+    modalities. Not for mixtures (ValueError): they would be repelled from the clip that they were mixed with.
     """
+    if views.partner is not None:
+        raise ValueError(
+            "repulsion: got mixtures, want masked copies; a mixture would be repelled from its own partner."
+        )
     return _mean([_repel(views, modality, term, scale, bias) for modality in ("audio", "text")])
 
 
@@ -191,7 +191,7 @@ def active_terms(config: LossConfig) -> dict[str, Any]:
 
 
 def needs_masks(config: LossConfig) -> bool:
-    """Whether a term that counts looks at masked copies."""
+    """Whether a term that counts looks at masked copies (or at mixtures in their place)."""
     return bool({"masked_pairs", "hierarchy", "repulsion"} & active_terms(config).keys())
 
 
@@ -226,6 +226,16 @@ def _against_other(views: Views, modality: str, options: dict[str, Any]) -> Tens
     if modality == "audio":
         return _across(views, (masked, source), (views.text, every), source, options)
     return _across(views, (views.audio, every), (masked, source), source, options)
+
+
+def _mixed_pairs(views: Views, options: dict[str, Any]) -> Tensor:
+    """Mixed sounds of all levels against the joined captions, over the mixed sounds; the same two clips share an id."""
+    clips, partner = views.batch.index, views.partner
+    pair = torch.stack([clips[: len(partner)], clips[partner]], dim=1).sort(dim=1).values  # type: ignore[arg-type,index]
+    ids = pair.unique(dim=0, return_inverse=True)[1]
+    sounds, source = views.masked("audio")
+    joined = views.masked_text[0]
+    return pairwise_loss(sounds, joined, x_id=ids[source], y_id=ids, reduction="rows", **options)
 
 
 def _across(

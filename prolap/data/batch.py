@@ -11,6 +11,27 @@ LEVELS = 4  # a chain runs from level 0, the most general caption, to level 3, t
 
 
 @dataclass(frozen=True)
+class Mixtures:
+    """The first b rows of a batch, each mixed with another row of it, at several levels from the purest to the most even."""
+
+    audio: Tensor
+    """[levels, b, frames, mels] float32 log-mel of alpha * own + (1 - alpha) * partner's waveform."""
+    frames: Tensor
+    """[b] int64, frames that hold sound, the same on all levels; the rest is padding."""
+    tokens: Tensor
+    """[b, L] int64, both captions joined, 0 is padding; one for all levels."""
+    partner: Tensor
+    """[b] int64, the row of the batch that each was mixed with."""
+    alpha: Tensor
+    """[levels, b] float32, the share of the row itself, falling from level to level."""
+    joined: Tensor
+    """[b] bool: whether the two captions differ, so that the joined one says more than either."""
+
+    def to(self, device: torch.device | str) -> Mixtures:
+        return Mixtures(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+
+@dataclass(frozen=True)
 class Batch:
     """B matched pairs of a sound and one of its captions."""
 
@@ -26,9 +47,12 @@ class Batch:
     """[B, 4] int64 semantic nodes of the clip, general to specific; -1 where unknown."""
     level: Tensor
     """[B] int64, the level in 0..3 that the caption was drawn from; -1 where unknown."""
+    mixtures: Mixtures | None = None
+    """Of the first rows, where `config.mix` asks for them and a term of the loss looks at them."""
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        tensors = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)[:-1]}
+        return Batch(**tensors, mixtures=self.mixtures and self.mixtures.to(device))
 
     def __len__(self) -> int:
         return self.index.numel()

@@ -12,9 +12,11 @@ from torch import Tensor
 from prolap.config import Config
 from prolap.data.batch import LEVELS, Batch
 from prolap.data.dataset import AudioTextData, Caption
+from prolap.data.mixing import Mixer, mixes
 from prolap.seeding import numpy_generator, torch_generator
 
 Tokenizer = Callable[[list[str]], Tensor]
+AGAIN = 1 << 20  # what the n-th return of a clip within an epoch adds to the epoch that it is drawn by
 
 
 def draw_caption(captions: Sequence[Caption], weights: Sequence[float], level_draw: float, draw: float) -> Caption:
@@ -34,10 +36,12 @@ def draw_caption(captions: Sequence[Caption], weights: Sequence[float], level_dr
 class Loader:
     """An infinite stream of micro-batches of `config.batch_size` pairs.
 
-    Each epoch is a new order of the clips by (seed, epoch); what does not fill a batch is left out. The caption of a
-    clip, and the crop of a longer file, are drawn by (seed, epoch, index). Nothing depends on `config.workers`.
+    Each epoch is a new order of the clips by (seed, epoch), the data set's own `order(seed, epoch)` where it has that method (it
+    may name a clip several times); what does not fill a batch is left out. The caption of a clip, and the crop of a longer
+    file, are drawn by (seed, epoch, index), anew each time that a clip returns within an epoch. Where the configuration asks
+    for mixtures, they are made here (`prolap.data.mixing`). Nothing depends on `config.workers`.
 
-    Errors: ValueError if the data set has fewer clips than a batch.
+    Errors: ValueError if the data set has fewer clips than a batch; ConfigError for mixtures that cannot be made.
     """
 
     def __init__(self, data: AudioTextData, tokenizer: Tokenizer, config: Config) -> None:
@@ -51,6 +55,7 @@ class Loader:
             what = "overfit" if config.overfit else "batch_size"
             raise ValueError(f"{what} is {size}, but {data.name} has only {len(data)} clips")
         self.size = size
+        self.mixer = Mixer(data, tokenizer, config) if mixes(config) else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,33 +63,62 @@ class Loader:
         return 1 if self.config.overfit else len(self.data) // self.size
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  a loader lives as long as its run
-    def _order(self, epoch: int) -> np.ndarray:
-        return numpy_generator(self.config.seed, "order", epoch).permutation(len(self.data))
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The clips of an epoch, and the epoch that each is drawn by: of its n-th return within this one, epoch + n * AGAIN."""
+        own = getattr(self.data, "order", None)
+        if own is None:
+            order = numpy_generator(self.config.seed, "order", epoch).permutation(len(self.data))
+            return order, np.full(len(order), epoch)
+        order = np.asarray(own(self.config.seed, epoch))
+        if order.shape != (len(self.data),):
+            raise ValueError(
+                f"order: {self.data.name} gave shape {order.shape}, want one clip for each of {len(self.data)}"
+            )
+        return order, epoch + AGAIN * _returns(order)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019
+    @functools.lru_cache(maxsize=16)  # noqa: B019
     def _draws(self, epoch: int) -> np.ndarray:
         return numpy_generator(self.config.seed, "caption", epoch).random((len(self.data), 2))
 
     def batch(self, step: int) -> Batch:
         """Micro-batch number `step`, counted from 0."""
         if self.config.overfit:
-            epoch, indices = 0, np.arange(self.size)
+            step, indices, epochs = 0, np.arange(self.size), np.zeros(self.size, np.int64)
         else:
             epoch, position = divmod(step, self.steps_per_epoch)
-            indices = self._order(epoch)[position * self.size : (position + 1) * self.size]
-        draws = self._draws(epoch)
+            at = slice(position * self.size, (position + 1) * self.size)
+            indices, epochs = (values[at] for values in self._order(epoch))
         weights = self.config.data.level_weights
-        chosen = [draw_caption(self.data.captions(i), weights, *draws[i]) for i in indices.tolist()]
-        audio, frames = self.data.features_batch(indices, epoch)
+        rows = list(zip(indices.tolist(), epochs.tolist(), strict=True))
+        chosen = [draw_caption(self.data.captions(i), weights, *self._draws(epoch)[i]) for i, epoch in rows]
+        texts = [caption.text for caption in chosen]
+        audio, frames = self._sounds(indices, epochs)
         unknown = (-1,) * LEVELS
         return Batch(
             audio=audio,
             frames=frames,
-            tokens=self.tokenizer([caption.text for caption in chosen]),
+            tokens=self.tokenizer(texts),
             index=torch.from_numpy(indices.astype(np.int64)),
             chain=torch.tensor([self.data.chain(i) or unknown for i in indices.tolist()], dtype=torch.int64),
             level=torch.tensor([caption.level for caption in chosen], dtype=torch.int64),
+            mixtures=self.mixer(step, indices, epochs, texts, audio.shape[1]) if self.mixer else None,
         )
+
+    def _sounds(self, indices: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Log-mels and valid frames of clips, each drawn by its epoch."""
+        different = np.unique(epochs)
+        if len(different) == 1:
+            return self.data.features_batch(indices, int(different[0]))
+        where = [np.flatnonzero(epochs == epoch) for epoch in different]
+        parts = [
+            self.data.features_batch(indices[rows], int(epoch)) for rows, epoch in zip(where, different, strict=True)
+        ]
+        longest, mels = max(audio.shape[1] for audio, _ in parts), parts[0][0].shape[2]
+        out, valid = torch.zeros(len(indices), longest, mels), torch.zeros(len(indices), dtype=torch.int64)
+        for rows, (audio, frames) in zip(where, parts, strict=True):
+            out[rows, : audio.shape[1]] = audio
+            valid[rows] = frames
+        return out, valid
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches `start_step`, `start_step` + 1, ... without end."""
@@ -108,6 +142,16 @@ class Loader:
         while True:
             yield self.batch(step)
             step += 1
+
+
+def _returns(order: np.ndarray) -> np.ndarray:
+    """How often the clip at each place stands before it."""
+    places = np.argsort(order, kind="stable")
+    clips = order[places]
+    first = np.searchsorted(clips, clips)
+    out = np.empty(len(order), np.int64)
+    out[places] = np.arange(len(order)) - first
+    return out
 
 
 class _Steps(torch.utils.data.Dataset[Batch]):

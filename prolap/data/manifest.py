@@ -102,6 +102,11 @@ class ManifestData:
         length = self._length(i, training)
         return audio.pad(audio.crop(sound, length), length)
 
+    def heard(self, i: int, epoch: int | None = None) -> Tensor:
+        """The same [T], augmented in training: what the log-mel of (i, epoch) is made of, and mixtures are."""
+        wave = self.waveform(i, epoch)
+        return self.augment.wave(wave, epoch or 0, i) if self._training(epoch) and self.augment.waves else wave
+
     @property
     def _heard(self) -> float:
         """Seconds that evaluation hears."""
@@ -122,11 +127,7 @@ class ManifestData:
     def _mel(self, i: int, epoch: int | None) -> Tensor:
         """[frames, mels] of what the split hears of clip i, augmented in training."""
         training = self._training(epoch)
-        if self._kept is not None:
-            mel = self._crop_of_kept(i, epoch)
-        else:
-            wave = self.waveform(i, epoch)
-            mel = self.log_mel(self.augment.wave(wave, epoch or 0, i) if training and self.augment.waves else wave)
+        mel = self.log_mel(self.heard(i, epoch)) if self._kept is None else self._crop_of_kept(i, epoch)
         return self.augment.mel(mel, epoch or 0, i) if training and self.augment.mels else mel
 
     def _crop_of_kept(self, i: int, epoch: int | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from prolap.data import cache
 from prolap.data.dataset import AudioTextData, Caption
 from prolap.data.entries import Report
+from prolap.data.features import Features
 from prolap.seeding import numpy_generator
 
 _WEIGHTED = re.compile(r"(?P<text>.*\S)\s+\*\s*(?P<weight>\S+)")
@@ -133,6 +134,18 @@ class Mixture:
             out[rows, : audio.shape[1]] = audio
             valid[rows] = frames
         return out, valid
+
+    @property
+    def log_mel(self) -> Features:
+        """The recipe, the same for all parts."""
+        recipe: Features = self.parts[0].log_mel  # type: ignore[attr-defined]
+        return recipe
+
+    def heard(self, i: int, epoch: int | None = None) -> Tensor:
+        """The waveform [T] that training hears of clip i."""
+        part, inner = self._part(i)
+        wave: Tensor = part.heard(inner, epoch)  # type: ignore[attr-defined]
+        return wave
 
     def frames(self, i: int) -> int:
         part, inner = self._part(i)

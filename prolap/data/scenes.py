@@ -64,6 +64,10 @@ class SceneData:
         """The sound of clip i, [samples] mono."""
         return scene_mix.mix(self.scenes[i], self.bank, self.config.seconds, self.config.seed, self.split, i)
 
+    def heard(self, i: int, epoch: int | None = None) -> Tensor:
+        """The same as a tensor, in every epoch: what mixtures are made of."""
+        return torch.from_numpy(self.waveform(i))
+
     def features(self, i: int) -> Tensor:
         return torch.from_numpy(self.mels[i].astype(np.float32))
 

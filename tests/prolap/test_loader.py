@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def data(config: Config) -> AudioTextData:
 
 
 def same(one: Batch, two: Batch) -> bool:
-    return all(torch.equal(getattr(one, each.name), getattr(two, each.name)) for each in fields(Batch))
+    assert one.mixtures is two.mixtures is None
+    return all(torch.equal(getattr(one, each.name), getattr(two, each.name)) for each in fields(Batch)[:-1])
 
 
 def take(loader: Loader, start: int, count: int) -> list[Batch]:
@@ -120,6 +122,52 @@ def test_overfit_repeats_the_first_clips(data: AudioTextData, config: Config) ->
     assert same(first, second)
     assert same(first, later)
     assert loader.steps_per_epoch == 1
+
+
+class Ordered:
+    """The scenes, with an order of their own: clip k as often as `times` says, one after the other."""
+
+    def __init__(self, data: AudioTextData, times: dict[int, int]) -> None:
+        self.data = data
+        self.times = times
+        self.heard: list[tuple[list[int], int]] = []
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.repeat(list(self.times), list(self.times.values()))
+
+    def features_batch(self, indices: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        self.heard.append((indices.tolist(), epoch or 0))
+        return self.data.features_batch(indices, epoch)
+
+
+def test_a_data_set_may_order_its_clips(data: AudioTextData, config: Config) -> None:
+    ordered = Ordered(data, dict.fromkeys(range(69, -1, -1), 1))
+    first, second = take(Loader(ordered, tokens, config), 0, 2)
+    assert first.index.tolist() == list(range(69, 53, -1))
+    assert second.index.tolist() == list(range(53, 37, -1))
+    assert {epoch for _, epoch in ordered.heard} == {0}
+    with pytest.raises(ValueError, match=r"order: scenes/train gave shape \(3,\), want one clip for each of 70"):
+        Loader(Ordered(data, {1: 3}), tokens, config).batch(0)
+
+
+def test_a_clip_that_returns_within_an_epoch_is_drawn_anew(data: AudioTextData, config: Config) -> None:
+    ordered = Ordered(data, {5: 60, 6: 10})
+    whole = take(Loader(ordered, tokens, config), 0, 4)
+    assert torch.cat([batch.index for batch in whole]).tolist() == [5] * 60 + [6] * 4
+    epochs = [epoch for indices, epoch in ordered.heard for _ in indices]
+    assert len(set(epochs)) == 60  # what seeds the crops
+    assert len({text for batch in whole[:3] for text in texts(batch)}) > 5
+    for batch in whole:
+        for row in range(16):
+            assert torch.equal(batch.audio[row], data.features(int(batch.index[row])))
+    later = take(Loader(ordered, tokens, config), 2, 2)
+    assert all(same(one, two) for one, two in zip(whole[2:], later, strict=True))
 
 
 def test_too_few_clips_and_bad_arguments(data: AudioTextData, config: Config) -> None:
