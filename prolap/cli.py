@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,16 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     started = time.perf_counter()
     from prolap.assess import Assessed, assess
     from prolap.checkpoint import load_model
-    from prolap.data import open_data, open_spec
+    from prolap.data import open_data
 
     model = load_model(arguments.run, arguments.which)
     twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
+    config = model.config
     if arguments.data:
-        data = open_spec(arguments.data, model.config, arguments.split)
-    else:
-        data = open_data(model.config, arguments.split)
+        config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
+    data = open_data(config, arguments.split)
     path = arguments.out or arguments.run / "metrics.json"
-    assess(Assessed(model, twin, data, model.config, path, arguments.run / "train.jsonl"), {}, started)
+    assess(Assessed(model, twin, data, config, path, arguments.run / "train.jsonl"), {}, started)
     return 0
 
 

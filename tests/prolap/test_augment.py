@@ -15,6 +15,7 @@ from prolap.data.augment import Augment
 from prolap.data.loader import Loader
 from prolap.data.logmel_cache import LogMelCache
 from prolap.data.manifest import ManifestData
+from prolap.data.scenes import SceneData
 from prolap.data.vocabulary import WordVocabulary
 from prolap.options import ConfigError
 from tests.prolap.test_layouts import QUIET, RATE, write
@@ -188,3 +189,14 @@ def test_kept_log_mels_refuse_augmented_waveforms(manifest: str) -> None:
     config = DataConfig(cache_features=True, augment=AugmentConfig(shift=0.1))
     with pytest.raises(ConfigError, match=r"data\.cache_features: got true, want false"):
         ManifestData(manifest, config, **QUIET)
+
+
+def test_scenes_are_augmented_as_log_mels_alone(scene_cache: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.augment"):
+        SceneData(DataConfig(clips=8, augment=ALL), "train")
+    config = DataConfig(clips=8, cache=scene_cache, augment=AugmentConfig(time_masks=1, time_width=20))
+    data = SceneData(config, "train", **QUIET)
+    changed = [(data.features_batch([i], 1)[0][0] != data.features(i)).any().item() for i in range(8)]
+    assert sum(changed) >= 5
+    assert torch.equal(data.features_batch([3, 2], 1)[0][0], data.features_batch([3], 1)[0][0])
+    assert torch.equal(data.features_batch([3])[0][0], data.features(3))

@@ -114,6 +114,10 @@ def test_train_then_evaluate_with_a_twin(data: Path, tmp_path: Path, capsys: pyt
     assert 0 <= found["baseline"]["retrieval"]["t2a"]["r1"] <= 1
     assert found["claims"]
     assert {"name", "value", "control", "threshold", "passed"} <= found["claims"][0].keys()
+    other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other.json")]
+    assert main(["evaluate", str(tmp_path / "run"), *other]) == 0
+    found = json.loads((tmp_path / "other.json").read_text())
+    assert (found["retrieval"]["n"], found["config"]["data"]["test"]) == (12, str(data / "train.csv"))
     assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
     assert found["seconds"]["evaluate"] > 0
 

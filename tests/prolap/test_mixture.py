@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from prolap.config import Config, DataConfig
+from prolap.config import AugmentConfig, Config, DataConfig
 from prolap.data import AudioTextData, open_data
+from prolap.data.batch import Batch
+from prolap.data.loader import Loader
 from prolap.data.manifest import ManifestData
 from prolap.data.mixture import Mixture, parse_sum
-from tests.prolap.test_layouts import QUIET, write
+from prolap.data.vocabulary import WordVocabulary
+from tests.prolap.test_layouts import QUIET, encoded, shard, write
 
 
 class Part:
@@ -113,3 +117,33 @@ def test_clips_keep_their_sounds_and_captions(tmp_path: Path) -> None:
         data.captions(5)
     data.report.write(tmp_path / "report.json")  # type: ignore[attr-defined]
     assert (tmp_path / "report.json").read_text().count('"used"') == 2
+
+
+def test_batches_of_shards_and_files_are_exact_whatever_the_workers_and_the_start(tmp_path: Path) -> None:
+    shard(
+        tmp_path / "s.tar",
+        {f"{i}{end}": body for i in range(5) for end, body in ((".flac", encoded(i)), (".txt", b"x y"))},
+    )
+    lines = ["audio,caption", *(f"{write(tmp_path / f'{i}.wav', 20 + i, 0.5)},a b" for i in range(4))]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    spec = f"wds:{tmp_path}/s.tar * 2 + {tmp_path}/m.csv"
+    augment = AugmentConfig(gain_db=3.0, shift=0.2)
+    config = Config(
+        batch_size=2, data=DataConfig(train=spec, seconds=0.2, augment=augment, cache=str(tmp_path / "cache"))
+    )
+
+    def batches(workers: int, start: int) -> list[Batch]:
+        data = open_data(config, "train", **QUIET)
+        loader = Loader(data, WordVocabulary.build(["a b x y"]), replace(config, workers=workers))
+        assert loader.steps_per_epoch == 4
+        stream = loader.batches(start)
+        return [next(stream) for _ in range(9 - start)]
+
+    whole = batches(0, 0)
+    drawn = torch.cat([batch.index for batch in whole[:4]])
+    assert (drawn < 5).sum() >= 4  # 6 or 7 of an epoch's 9 draws are from the shards, 8 of the 9 are in batches
+    for other in (batches(1, 3), batches(0, 6)):
+        for one, same in zip(whole[-len(other) :], other, strict=True):
+            assert torch.equal(one.audio, same.audio)
+            assert torch.equal(one.index, same.index)
+            assert torch.equal(one.tokens, same.tokens)
