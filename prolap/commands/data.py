@@ -52,7 +52,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.settings import load_config
 
     config = load_config(file=arguments.config, overrides=rest)
-    places = [parse(term.text) for term in parse_sum(arguments.spec)]
+    terms = [term.text for term in parse_sum(arguments.spec)]
+    if "scenes" in terms:
+        raise ValueError("scenes are made by prolap itself and need no check; name files")
+    places = [parse(text) for text in terms]
     found = []
     count_tokens = token_counter(config)
     for place in places:

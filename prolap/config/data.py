@@ -31,14 +31,16 @@ class DataConfig:
     """Where sounds and captions come from, and how sound becomes log-mel frames."""
 
     train: str = "scenes"
-    """`scenes` (the embedded soundfont scenes), a manifest (.csv, .jsonl), `LAYOUT:FOLDER` (audiocaps, clotho, folder, aac,
-    wds), or several with weights, as in `audiocaps:/data/ac * 2 + clotho:/data/clotho`."""
+    """`scenes` (the embedded soundfont scenes), a manifest (.csv, .jsonl), `LAYOUT:PLACE` (audiocaps:FOLDER, clotho:FOLDER,
+    folder:FOLDER, wds:PATTERN, aac:NAME:FOLDER; `LAYOUT/SUBSET:PLACE` for another subset than the split's own), or several
+    with weights, as in `audiocaps:/data/ac * 2 + clotho:/data/clotho`: a clip of weight 2 is drawn twice as often as one of
+    weight 1."""
     dev: str | None = None
     """Data of the dev split, as `train`; scenes and public layouts know their own."""
     test: str | None = None
     """Data of the test split, as `train`; scenes and public layouts know their own."""
     overlap: Literal["error", "warn", "ignore"] = "error"
-    """What happens if a training sound also occurs in dev or test."""
+    """What happens if a training sound also occurs in dev or test: the same bytes, or the same YouTube video and start."""
     soundfont: str | None = None
     """A .sf2 file for the scenes; None takes the one that the package `pretty_midi` ships."""
     cache: str | None = None
@@ -54,7 +56,7 @@ class DataConfig:
     features: str = "prolap"
     """Log-mel recipe, a name in prolap.data.features.FEATURES; imported encoders need the one that they were trained on."""
     cache_features: bool = False
-    """Keep the log-mels of whole files on disk, so that an epoch decodes nothing; not with waveform augmentation."""
+    """Keep the log-mels of whole files on disk (float16), so that an epoch decodes nothing; not with waveform augmentation."""
     sample_rate: int = 16_000
     """Hz."""
     seconds: float = 3.2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from prolap.config import Config
@@ -10,6 +11,7 @@ from prolap.data.dataset import AudioTextData, Caption
 
 __all__ = ["AudioTextData", "Caption", "open_data", "open_spec"]
 
+log = logging.getLogger(__name__)
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
@@ -72,7 +74,7 @@ def spec_of(config: Config, split: Split) -> str:
 
 
 def check_overlap(config: Config, data: AudioTextData) -> None:
-    """Look for sounds of the training data in dev and test, as far as these are named; nothing is decoded.
+    """Look for sounds of the training data in dev and test, as far as there are any; nothing is decoded.
 
     Errors: ValueError if there are any and `config.data.overlap` is `error`.
     """
@@ -90,7 +92,9 @@ def check_overlap(config: Config, data: AudioTextData) -> None:
             terms = parse_sum(spec_of(config, split))
             places = [parse(term.text) for term in terms if term.text != "scenes"]
             rows = [row for place in places for row in place.rows(split)]
-        except (ValueError, OSError, ImportError):
-            continue  # who opens that split will hear of it
+        except (ValueError, OSError, ImportError) as error:
+            if getattr(config.data, split) is not None:  # else there simply is no such split
+                log.warning("data.%s cannot be read, so training was not compared with it: %s", split, error)
+            continue
         other = [Sound(row.source, row.video) for row in rows if row.source is not None and not row.error]
         report(data.name, split, common(training, other, config.data.cache), config.data.overlap)

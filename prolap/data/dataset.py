@@ -34,7 +34,7 @@ class AudioTextData(Protocol):
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Log-mels [B, frames, mels] float32, zero-padded, and their valid frames [B] int64.
 
-        `epoch` seeds the crop of clips longer than `seconds`; None takes the start.
+        `epoch` seeds the crop of clips longer than `seconds` and augmentation; None is evaluation: the start, as it is.
         """
         ...
 

@@ -80,7 +80,9 @@ def test_errors_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["data", "check", f"audiocaps:{tmp_path}"]) == 2
     assert main(["data", "check", "nothing:x"]) == 2
     assert main(["data", "check", f"folder:{tmp_path}", "--data.secnds=3"]) == 2
+    assert main(["data", "check", "scenes"]) == 2
     errors = capsys.readouterr().err
+    assert "scenes are made" in errors
     assert f"nothing of audiocaps:{tmp_path} was found" in errors
     assert "want scenes" in errors
     assert "did you mean data.seconds" in errors

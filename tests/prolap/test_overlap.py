@@ -112,3 +112,7 @@ def test_opening_the_training_data_looks_for_overlap(tmp_path: Path, caplog: pyt
         assert len(open_data(config, "train", **QUIET)) == 2
     assert len(open_data(Config(data=data), "test", **QUIET)) == 1
     assert not caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        open_data(Config(data=replace(data, train=f"audiocaps/val:{tmp_path}", test="none.csv")), "train", **QUIET)
+    assert "data.test cannot be read" in caplog.text
