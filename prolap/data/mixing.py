@@ -27,7 +27,7 @@ from prolap.options import ConfigError
 from prolap.seeding import numpy_generator
 
 WORDS = ("and", "while")
-TERMS = ("masked_pairs", "cross_inclusion", "hierarchy")  # of the loss, those that look at mixtures
+TERMS = ("masked_pairs", "cross_inclusion", "hierarchy", "repulsion")  # of the loss, those that look at mixtures or copies
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
     partner: np.ndarray
     """[b] rows of the batch."""
     alpha: np.ndarray
-    """[levels, b], falling along levels."""
+    """[levels, b] float32, falling along levels."""
     words: list[str]
     """b joining words."""
 
@@ -92,7 +92,7 @@ def draw(index: Sequence[int] | np.ndarray, mix: MixConfig, generator: np.random
     clips = np.asarray(index)
     rows = max(1, round(mix.share * len(clips)))
     picks = generator.random(rows)
-    alpha = -np.sort(-generator.uniform(*mix.alpha, size=(mix.levels, rows)), axis=0)
+    alpha = -np.sort(-generator.uniform(*mix.alpha, size=(mix.levels, rows)).astype(np.float32), axis=0)
     words = [WORDS[k] for k in generator.integers(len(WORDS), size=rows)]
     partner = np.empty(rows, np.int64)
     for row in range(rows):
@@ -114,9 +114,12 @@ def mix_waveforms(own: Tensor, other: Tensor, alpha: float) -> Tensor:
 def join_captions(first: str, second: str, word: str) -> str:
     """ "A dog barks.", "A cat mews." -> "A dog barks and a cat mews."
 
-    The first loses its closing punctuation, the second the capital it begins with, unless the whole word is in capitals.
+    The first loses its closing punctuation, the second the capital it begins with, unless the whole word is in capitals. With an
+    empty caption the other one stands alone.
     """
     head, tail = first.strip().rstrip(".,;:!? "), second.strip()
+    if not head or not tail:
+        return first.strip() or tail
     if not tail[1:2].isupper():
         tail = tail[:1].lower() + tail[1:]
     return f"{head} {word} {tail}"
@@ -161,6 +164,6 @@ class Mixer:
             frames=valid,
             tokens=self.tokenizer(joined),
             partner=torch.from_numpy(plan.partner),
-            alpha=torch.from_numpy(plan.alpha.astype(np.float32)),
+            alpha=torch.from_numpy(plan.alpha),
             joined=torch.tensor([one.casefold() != two.casefold() for one, two in pairs]),
         )

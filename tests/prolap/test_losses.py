@@ -182,6 +182,62 @@ def test_repulsion_spares_paraphrases_of_a_shared_caption() -> None:
     assert positive < keep  # rows 0 and 6 drew captions of one node
 
 
+PARTNER = torch.tensor([4, 0, 7])
+
+
+def mixed_views() -> Views:
+    view = views("keep", text_copies=1)
+    links = torch.tensor([[True, False, True], [True, False, False]]), torch.tensor([[True, True, False]])
+    return replace(view, audio_links=links[0], text_links=links[1], partner=PARTNER)
+
+
+def test_sources_lie_inside_mixtures_and_purer_ones_inside_more_even_ones() -> None:
+    view = mixed_views()
+    (one, two), (joined,) = view.masked_audio, view.masked_text
+    first, second = view.audio.rows(slice(ROWS)), view.text.rows(slice(ROWS))
+    scores = torch.stack([inclusion_score(first, one), inclusion_score(one, two)])
+    expected = [
+        -logsigmoid(scores)[view.audio_links].mean(),
+        -logsigmoid(inclusion_score(view.audio.rows(PARTNER), two))[[0, 2]].mean(),  # row 1 is not mixed on any level
+        -logsigmoid(inclusion_score(second, joined))[:2].mean(),  # row 2 joins two captions that are alike
+        -logsigmoid(inclusion_score(view.text.rows(PARTNER), joined))[:2].mean(),
+    ]
+    loss = TERMS["hierarchy"](view, InclusionTerm(), SCALE, BIAS)
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), check_dtype=False)
+    loss.backward()
+    for source, mixture in ((view.audio, two), (view.text, joined)):
+        assert source.logvar.grad[PARTNER[0]].sum() > 0  # descent narrows the sources
+        assert mixture.logvar.grad.sum() < 0
+
+
+def test_mixed_sounds_lie_inside_joined_captions() -> None:
+    view = mixed_views()
+    pairs = [(view.audio, view.text), *((level, view.masked_text[0]) for level in view.masked_audio)]
+    expected = torch.stack([-logsigmoid(inclusion_score(*pair)).mean() for pair in pairs]).mean()
+    loss = TERMS["cross_inclusion"](view, InclusionTerm(), SCALE, BIAS)
+    torch.testing.assert_close(loss, expected, check_dtype=False)
+
+
+def test_mixtures_meet_joined_captions_alone() -> None:
+    view = mixed_views()
+    sign = torch.where(torch.eye(ROWS) > 0, 1.0, -1.0).repeat(2, 1)
+    expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
+    options = MaskedPairTerm(weight=1), SCALE, BIAS
+    torch.testing.assert_close(TERMS["masked_pairs"](view, *options), expected, check_dtype=False)
+    turned = replace(view, partner=torch.tensor([1, 0, 7]))  # rows 0 and 1 are the same two clips
+    sign[0, 1] = sign[1, 0] = sign[3, 1] = sign[4, 0] = 1.0
+    expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
+    torch.testing.assert_close(TERMS["masked_pairs"](turned, *options), expected, check_dtype=False)
+
+
+def test_mixtures_are_not_repelled_and_no_bottleneck_sees_them() -> None:
+    view = mixed_views()
+    with pytest.raises(ValueError, match="repulsion: got mixtures, want masked copies"):
+        TERMS["repulsion"](view, RepulsionTerm(), SCALE, BIAS)
+    TERMS["vib"](view, VibTerm(), SCALE, BIAS).backward()
+    assert all(copy.logvar.grad is None for copy in (*view.masked_audio, *view.masked_text))
+
+
 @pytest.mark.parametrize("name", sorted(TERMS))
 def test_every_term_gives_finite_gradients(name: str) -> None:
     view = views()
