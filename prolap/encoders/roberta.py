@@ -70,7 +70,5 @@ class Roberta(Encoder):
             hidden = torch.zeros_like(present)
         table = self.base.embeddings.word_embeddings(inputs)
         embedded = torch.where(hidden[..., None], self.mask.to(table.dtype), table)
-        positions = torch.where(present, present.long().cumsum(dim=1), 0) + ROBERTA_PAD
-        out = self.base(inputs_embeds=embedded, attention_mask=present.long(), position_ids=positions)
-        pooled: Tensor = out.pooler_output
+        pooled: Tensor = self.base(inputs_embeds=embedded, attention_mask=present.long()).pooler_output
         return pooled
