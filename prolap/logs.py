@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from prolap.files import sync, write_text
+from prolap.memory import PHASES
 
-TIMING = ("clips_per_second", "data_wait_share", "seconds")
+TIMING = ("clips_per_second", "data_wait_share", "seconds", *(f"memory/{phase}" for phase in PHASES))
 """Fields that differ from run to run; all others are the same after a resume."""
 
 

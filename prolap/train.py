@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prolap import checkpoint as checkpoints
-from prolap import environment, runs
+from prolap import environment, gradcache, memory, runs
 from prolap.config import Config
 from prolap.data import AudioTextData, open_data, tokenizers
 from prolap.data.batch import Batch
@@ -133,6 +133,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None
         self.saved: Path | None = None
         self.meter = Meter()
+        self.peaks = memory.CudaPeaks(self.device) if self.device.type == "cuda" else None
 
     def restore(self, found: checkpoints.Checkpoint) -> None:
         """Stand where the checkpoint was written."""
@@ -160,7 +161,8 @@ class Trainer:
         config, ending = self.config, self._ending()
         stream = None if ending else self.loader.batches(self.step * config.optim.accumulate)
         while stream is not None and ending is None:
-            outcome = self.update(stream)
+            with memory.measuring(self.peaks):
+                outcome = self.update(stream)
             self.step += 1
             last = self.step == self.steps
             evaluate = last or self.step % config.eval_every == 0
@@ -182,26 +184,30 @@ class Trainer:
         stats: dict[str, Tensor] = {}
         for micro in range(optim.accumulate):
             number = self.step * optim.accumulate + micro
-            started = time.perf_counter()
-            batch = next(stream)
-            self.meter.add(len(batch), time.perf_counter() - started)
-            batch = batch.to(self.device)
+            with memory.phase("data"):
+                started = time.perf_counter()
+                batch = next(stream)
+                self.meter.add(len(batch), time.perf_counter() - started)
+                batch = batch.to(self.device)
             torch.manual_seed(torch_generator(config.seed, "dropout", number).initial_seed())
             masks = torch_generator(config.seed, "mask", number)
+            encode = gradcache.encoding(self.model, optim.chunk)
             with torch.autocast(self.device.type, _DTYPES[optim.amp], enabled=optim.amp != "off"):
-                loss, logs = training_losses(self.model, batch, config, masks)
-            torch.autograd.backward(self.scaler.scale(loss / optim.accumulate))
+                loss, logs = training_losses(self.model, batch, config, masks, encode)
+            with memory.phase("backward"):
+                encode.backward(self.scaler.scale(loss / optim.accumulate))
             total += loss.detach() / optim.accumulate
             for name, value in logs.items():
                 stats[name] = stats[name] + value if name in stats else value
-        self.scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip or math.inf)
-        loss_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
-        outcome = Outcome(loss_value, norm_value, stats)
-        self._check(outcome)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with memory.phase("optimizer"):
+            self.scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip or math.inf)
+            loss_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
+            outcome = Outcome(loss_value, norm_value, stats)
+            self._check(outcome)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         return outcome
 
     def evaluate(self) -> bool:
@@ -249,7 +255,7 @@ class Trainer:
         self._stop_if(unusable_uncertainty(row, self.config, warm), self.step)
         if not log:
             return self.display.update(self.step)
-        row |= self.meter.read()
+        row |= self.meter.read() | (self.peaks.read() if self.peaks else {})
         self.logs.write("train", row)
         return self.display.update(self.step, row)
 

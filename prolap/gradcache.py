@@ -1,0 +1,178 @@
+"""GradCache: a loss over a large batch with the activations of a few rows (Gao et al. 2021, arXiv 2101.06983).
+
+The loss sees all embeddings, but its gradient passes each row's embedding alone. So rows are encoded a chunk at a time without
+a graph; the loss is taken on the embeddings as leaves; then each chunk is encoded once more, as it was the first time, with a
+graph, and the leaf's gradient goes back through it. Time: one forward pass more. Memory: one chunk's activations and the
+embeddings (mean and log-variance) of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from prolap_kernels import Gaussian
+
+if TYPE_CHECKING:
+    from prolap.model import ProLAP
+
+
+class Encode:
+    """How a step calls the towers of a model: everything at once, and backward is autograd's."""
+
+    def __init__(self, model: ProLAP) -> None:
+        self.model = model
+
+    def audio(self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
+        """As `ProLAP.encode_audio`."""
+        return self.model.encode_audio(audio, frames, masked, mode)
+
+    def text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
+        """As `ProLAP.encode_text`."""
+        return self.model.encode_text(tokens, masked, mode)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, 0-d and made of what was encoded, to every parameter's."""
+        torch.autograd.backward(loss)
+
+
+class Chunks(Encode):
+    """The towers `rows` rows at a time, and again in `backward`: GradCache. For one step; what it returns are leaves.
+
+    The second pass of a chunk is the first one over again: random numbers (dropout), autocast and the running statistics of
+    batch norms are put back to what they were, so that the gradient is that of autograd through the same chunks. It is
+    the unchunked one where rows do not depend on each other: dropout off, batch norms on running statistics. (Dropout
+    draws other numbers for chunks, batch norms in training mode take their statistics from a chunk.) Random numbers
+    and running statistics go on from where the first pass left them, as if there was no second.
+
+    A modality without trainable parameters, or that the loss did not reach, has no second pass. A loss that is scaled
+    (float16) has its scale in the leaves' gradients, once. Hooks on a parameter's gradient see the share of each chunk,
+    as they see that of each micro-batch. `loss.backward()` alone would not reach the towers.
+
+    Errors: ValueError for rows < 1.
+    """
+
+    def __init__(self, model: ProLAP, rows: int) -> None:
+        super().__init__(model)
+        if rows < 1:
+            raise ValueError(f"rows: got {rows}, want at least 1.")
+        self.rows = rows
+        self._calls: list[_Call] = []
+
+    def audio(self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
+        """As `ProLAP.encode_audio`."""
+        return self._encode("audio", (audio, frames, masked), mode)
+
+    def text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
+        """As `ProLAP.encode_text`."""
+        return self._encode("text", (tokens, masked), mode)
+
+    def _encode(self, modality: str, inputs: tuple[Tensor | None, ...], mode: str) -> Gaussian:
+        forward = getattr(self.model, f"encode_{modality}")
+        towers = [getattr(self.model, modality), getattr(self.model, f"{modality}_head")]
+        norms = _running_statistics(towers)
+        chunks, parts = [], []
+        for pieces in _split(inputs, self.rows):
+            chunk = _Chunk(partial(forward, *pieces, mode), Moment(pieces[0], norms), _autocast(pieces[0]))
+            with torch.no_grad(), chunk.autocast():
+                parts.append(chunk.encode())
+            chunks.append(chunk)
+        whole = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
+        learns = any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
+        if learns and torch.is_grad_enabled():
+            self._calls.append(_Call(chunks, Gaussian(*(part.requires_grad_() for part in whole))))
+        return whole
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, 0-d and made of what was encoded, to every parameter's; once."""
+        super().backward(loss)
+        calls, self._calls = self._calls, []
+        for chunks, leaves in calls:
+            grads = [leaf.grad for leaf in leaves]
+            if all(grad is None for grad in grads):
+                continue
+            with _left_alone(chunks[-1].before):
+                for chunk, pieces in zip(chunks, _split(grads, self.rows), strict=False):
+                    chunk.replay(pieces)
+
+
+def encoding(model: ProLAP, chunk: int) -> Encode:
+    """The towers for one step: `chunk` rows at a time, or all at once if it is 0."""
+    return Chunks(model, chunk) if chunk else Encode(model)
+
+
+class Moment:
+    """What a forward pass reads and changes besides its inputs: random numbers (of the CPU and of the device where `inputs`
+    lives) and the buffers, as they are now.
+    """
+
+    def __init__(self, inputs: Tensor, buffers: list[Tensor]) -> None:
+        self.inputs, self.buffers = inputs, buffers
+        self._cpu = torch.get_rng_state()
+        self._devices = get_device_states(inputs)
+        self._values = [buffer.clone() for buffer in buffers]
+
+    def restore(self) -> None:
+        """Put all of it back."""
+        torch.set_rng_state(self._cpu)
+        set_device_states(*self._devices, device_type=self.inputs.device.type)
+        for buffer, value in zip(self.buffers, self._values, strict=True):
+            buffer.copy_(value)
+
+
+class _Chunk(NamedTuple):
+    encode: Callable[[], Gaussian]
+    before: Moment
+    autocast: Callable[[], torch.autocast]
+
+    def replay(self, grads: tuple[Tensor | None, Tensor | None]) -> None:
+        """Encode again with a graph, and send the gradients of mean and log-variance back through it."""
+        self.before.restore()
+        with torch.enable_grad(), self.autocast():
+            outputs = self.encode()
+        pairs = zip(outputs, grads, strict=True)
+        reached = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
+        if reached:
+            torch.autograd.backward([out for out, _ in reached], [grad for _, grad in reached])
+
+
+class _Call(NamedTuple):
+    chunks: list[_Chunk]
+    leaves: Gaussian
+
+
+@contextmanager
+def _left_alone(like: Moment) -> Iterator[None]:
+    """Random numbers and buffers after this block are what they were before it."""
+    now = Moment(like.inputs, like.buffers)
+    try:
+        yield
+    finally:
+        now.restore()
+
+
+def _autocast(inputs: Tensor) -> Callable[[], torch.autocast]:
+    """The autocast that is on now. Without its cache: weights cast where there is no graph would have none in the second pass."""
+    kind = inputs.device.type
+    dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    return partial(torch.autocast, kind, dtype, enabled=enabled, cache_enabled=False)
+
+
+def _running_statistics(towers: list[nn.Module]) -> list[Tensor]:
+    norms = (
+        module for tower in towers for module in tower.modules() if isinstance(module, nn.modules.batchnorm._NormBase)
+    )
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
+def _split(inputs: Sequence[Tensor | None], rows: int) -> Iterator[tuple[Any, ...]]:
+    """The same rows of all inputs, chunk by chunk; None stays None."""
+    parts = [repeat(None) if part is None else part.split(rows) for part in inputs]
+    return zip(*parts, strict=False)  # the first is always there
