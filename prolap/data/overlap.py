@@ -80,7 +80,7 @@ def report(training: str, other: str, found: Iterable[Common], mode: Literal["er
     found = list(found)
     if not found:
         return
-    shown = "; ".join(map(str, found[:SHOWN])) + ("; ..." if len(found) > SHOWN else "")
+    shown = "; ".join(map(str, found[:SHOWN])) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
     text = f"data.overlap: {len(found)} sounds of {other} also occur in {training}: {shown}"
     if mode == "error":
         raise ValueError(f"{text}. Take them out of training, or go on with data.overlap=warn.")
