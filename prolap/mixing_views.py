@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from prolap.data.batch import Mixtures
+from prolap.gradcache import Encode
 from prolap.views import Views
-from prolap_kernels import Gaussian
 
 
-class Encode(Protocol):
-    """What embeds log-mels and tokens: the model itself, or what calls it piece by piece."""
-
-    def encode_audio(self, audio: Tensor, frames: Tensor) -> Gaussian: ...
-
-    def encode_text(self, tokens: Tensor) -> Gaussian: ...
-
-
-def with_mixtures(encode: Encode, views: Views, mixtures: Mixtures) -> Views:
+def with_mixtures(encode: Encode, views: Views) -> Views:
     """The views of a batch, with its mixtures in the place of masked copies.
 
     Mixed sounds of all levels go through the encoder in one call, [levels * b, frames, mels].
+    Errors: ValueError for a batch without mixtures.
     """
+    mixtures = views.batch.mixtures
+    if mixtures is None:
+        raise ValueError("batch: it has no mixtures, but mix.share asks for them; want one of the loader.")
     levels, rows = mixtures.alpha.shape
-    sounds = encode.encode_audio(mixtures.audio.flatten(0, 1), mixtures.frames.repeat(levels))
-    joined = encode.encode_text(mixtures.tokens)
+    sounds = encode.audio(mixtures.audio.flatten(0, 1), mixtures.frames.repeat(levels))
+    joined = encode.text(mixtures.tokens)
     return replace(
         views,
         masked_audio=[sounds.rows(slice(k * rows, (k + 1) * rows)) for k in range(levels)],
