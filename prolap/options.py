@@ -38,6 +38,7 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value > 0,
         "optim.lr epochs data.seconds data.eval_seconds loss.scale_init loss.scale_max loss.scale_min",
     ),
+    "two numbers from 0 to 1, the lower first": (lambda value: 0 <= value[0] <= value[1] <= 1, "mix.alpha"),
     "a name such as r1_mean or map10_t2a": (lambda value: value in BEST_METRICS, "best_metric"),
 }
 

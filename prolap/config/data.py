@@ -98,7 +98,10 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class MixConfig:
-    """MixProLAP: mixtures of two clips, with their captions joined, take the place of masked copies."""
+    """MixProLAP: mixtures of two clips, with their captions joined, take the place of masked copies.
+
+    The terms hierarchy, cross_inclusion and masked_pairs look at them; repulsion and `data.cache_features` do not go with them.
+    """
 
     share: float = 0.0
     """Share of the batch (its first rows) that is also mixed with another row; 0 masks instead."""
