@@ -43,7 +43,13 @@ def twin_of(config: Config) -> Config:
     """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
     loss = config.loss
     pairs = PairTerm(score="dot", objective="sigmoid")
-    alone = LossConfig(pairs=pairs, scale_init=loss.scale_init, bias_init=loss.bias_init, scale_max=loss.scale_max)
+    alone = LossConfig(
+        pairs=pairs,
+        scale_init=loss.scale_init,
+        bias_init=loss.bias_init,
+        scale_max=loss.scale_max,
+        scale_min=loss.scale_min,
+    )
     return replace(config, loss=alone, run=f"{config.run}/twin")
 
 

@@ -17,7 +17,8 @@ class ModelConfig:
     mean_head: str = "mlp"
     """Name in prolap.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
     text_pool: Literal["mask", "msclap"] = "mask"
-    """GPT-2 is read at its last real token: by the attention mask, or as MS-CLAP does, at the last id that is not 0."""
+    """GPT-2 is read at its end token, or where MS-CLAP reads it: at the number of ids that are not 0, less one, which is another
+    place for captions with a "!", GPT-2's id 0."""
     tokenizer: str | None = None
     """Folder or tokenizer.json for text encoders that come without one (roberta); it is kept in the checkpoints."""
     max_tokens: int = 77
@@ -32,7 +33,8 @@ class ModelConfig:
     dim: int = 128
     """Dimensions of the embedding."""
     dropout: float = 0.0
-    """Probability of a hidden unit to be dropped in training."""
+    """Probability of a hidden unit (HTS-AT: also of a block's attention) to be dropped in training; `mean_head` msclap has ½ of
+    its own."""
     logvar: Literal["diagonal", "shared"] = "diagonal"
     """A log-variance per dimension, or one per sample spread over all dimensions."""
     logvar_init: float = -6.0
