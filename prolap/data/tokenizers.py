@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config
+from prolap.data.mixing import WORDS
 from prolap.data.vocabulary import WordVocabulary
 from prolap.options import ConfigError
 
@@ -158,9 +160,13 @@ TOKENIZERS: dict[str, tuple[Callable[[Config, Iterable[str]], Tokenizer], Callab
 
 
 def build(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of `config.model.text`; `texts`, the training captions, are read by the kind "words" alone."""
+    """The tokenizer of `config.model.text`; `texts`, the training captions, are read by the kind "words" alone.
+
+    Where captions will be joined (`config.mix`), the joining words are known too.
+    """
     from prolap.encoders import tokenizer_of
 
+    texts = chain(texts, WORDS) if config.mix.share else texts
     return TOKENIZERS[tokenizer_of(config.model.text)][0](config, texts)
 
 

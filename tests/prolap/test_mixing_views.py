@@ -11,10 +11,12 @@ import torch
 from prolap import checkpoint as checkpoints
 from prolap import logs
 from prolap.config import Config, MaskedPairTerm
-from prolap.data import open_data
+from prolap.data import open_data, tokenizers
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
+from prolap.data.mixing import WORDS
 from prolap.data.vocabulary import WordVocabulary
+from prolap.gradcache import encoding
 from prolap.mixing_views import more_even
 from prolap.model import ProLAP, build_model
 from prolap.step import encode_views, training_losses
@@ -89,6 +91,25 @@ def test_only_mixtures_change_the_loss(config: Config, batch: Batch) -> None:
         values.append(found)
     assert values[0]["loss/hierarchy"] != values[1]["loss/hierarchy"]
     assert values[0]["loss/pairs"] == values[1]["loss/pairs"]
+
+
+def test_in_chunks_the_gradients_are_the_same(config: Config, batch: Batch) -> None:
+    grads = []
+    for rows in (0, 4):  # 4 divides neither 6 rows nor 9 mixtures
+        model = model_of(config)
+        encode = encoding(model, rows)
+        total, _ = training_losses(model, batch, config, torch.Generator(), encode)
+        encode.backward(total)
+        grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() >= grads[1].keys()
+    for name, grad in grads[1].items():
+        torch.testing.assert_close(grad, grads[0][name], rtol=1e-4, atol=1e-5 * float(grads[0][name].abs().max()))
+
+
+def test_the_tiny_text_encoder_knows_the_joining_words(data: Path) -> None:
+    known = tokenizers.build(options(data, Path("unused")), ["a tone"])
+    assert all(word in known for word in WORDS)
+    assert "while" not in tokenizers.build(tiny_config(data, Path("unused")), ["a tone"])
 
 
 def test_a_batch_that_lacks_its_mixtures_is_refused(config: Config, batch: Batch) -> None:
