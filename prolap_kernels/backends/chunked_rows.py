@@ -23,9 +23,9 @@ CELLS = {"cpu": 1 << 17}
 MANY_CELLS = 1 << 22
 COMPILED_CELLS = 1 << 21
 """As many for a compiled loop, which has no temporaries but 16-bit types widened."""
-COMPILE_CELLS = 1 << 18
-"""Elements of all parts of a call from which it runs compiled: below, eager takes a few ms, and 1000 calls fewer seconds than a
-compilation. A step of ProLAP at the paper's size has four times as many."""
+COMPILE_CELLS = 1 << 19
+"""Elements of all parts of a call from which it runs compiled: below, 1000 calls forward and back gain less than the seconds
+that a compilation takes. A step of ProLAP at the paper's size has 950,000."""
 Program = Callable[..., Sequence[Tensor]]
 
 
@@ -67,7 +67,7 @@ def _programs(function: Program, kinds: set[int], dtype: torch.dtype) -> dict[in
     def example(h: int, w: int) -> list[Tensor]:
         # no tensor twice: tracing would take the two for one
         random = torch.Generator().manual_seed(0)
-        shapes = [(h, w)] * 4 + [(3,)] + ([(h,)] + [(h, w)] * 4 if function is _add_slopes else [])
+        shapes = [(h, w)] * 4 + [(3,)] + ([(h,), (4,)] + [(h, w)] * 4 if function is _add_slopes else [])
         return [torch.rand(shape, generator=random, dtype=dtype, device="cpu") for shape in shapes]
 
     made = {}
@@ -91,47 +91,42 @@ def _value_sums(kind: int, wide: bool, x: Gaussian, y: Gaussian, numbers: Number
 
 
 def _add_slopes(
-    kind: int, wide: bool, x: Gaussian, y: Gaussian, numbers: Numbers, weight: Tensor, *totals: Tensor
+    kind: int, wide: bool, x: Gaussian, y: Gaussian, numbers: Numbers, weight: Tensor, kept: Tensor, *totals: Tensor
 ) -> Sequence[Tensor]:
-    """Adds a part's local slopes times weight [n] to totals, the gradients by x and y, mean and log-variance each."""
+    """Adds a part's local slopes times weight [n] to totals, the gradients by x and y, mean and log-variance each; kept [4]: 0
+    where the total holds nothing yet."""
     by_mean, *by_logvar = local_slopes(kind, x, y, numbers, weight[:, None])
-    totals[0].add_(by_mean)
-    totals[1].add_(by_logvar[0])
-    if kind != VIB:
-        totals[2].sub_(by_mean)
-        totals[3].add_(by_logvar[1])
+    slopes = [by_mean, by_logvar[0]] + ([] if kind == VIB else [-by_mean, by_logvar[1]])
+    for total, slope, keep in zip(totals, slopes, kept.split(1), strict=False):
+        total.copy_(torch.where(keep > 0, total, 0.0) + slope)
     return totals
 
 
 def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], parts: Sequence[Place]) -> Tensor:
     """[3, parts, longest]: each row's value, saturated share and slope by its H; zeros where a row does not count."""
-    out = widen(mean).new_zeros(3, len(parts), max(place.rows for place in parts))
+    sums = widen(mean).new_zeros(2, len(parts), max(place.rows for place in parts))
+    counts = torch.zeros(sums.shape[1:], dtype=torch.bool, device=sums.device)
     levels = _Rows(_value_sums, mean, logvar, rows, parts)
     for number, place in enumerate(parts):
         for at, inner, outer in levels.pieces(place):
-            found = _finished(levels.run(place, inner, outer), place, mean.shape[1])
-            for plane, value in zip(out, found, strict=True):
+            for plane, value in zip(sums, levels.run(place, inner, outer), strict=False):
                 plane[number, at] = value
-        if place.valid_at >= 0:
-            out[:, number, : place.rows].masked_fill_(~counted(valid, place), 0)
-    return out
+        counts[number, : place.rows] = True if place.valid_at < 0 else counted(valid, place)
+    return _finished(sums, parts, mean.shape[1]).masked_fill_(~counts, 0)
 
 
-def _finished(
-    sums: Sequence[Tensor], place: Place, width: int
-) -> tuple[Tensor | float, Tensor | float, Tensor | float]:
-    """Value, saturated share and slope by the sum of h, each [n] or the same for all rows."""
-    kind = place.part.kind
-    if kind == SCORE:
-        return sums[0], 0.0, 1.0
-    if kind == VIB:
-        return sums[0] / width, 0.0, 1.0
-    if kind == NONE:
-        return sums[0] / width, sums[1] / width, 1.0
-    factor = factor_of_sum(place, width)
+def _finished(sums: Tensor, parts: Sequence[Place], width: int) -> Tensor:
+    """What `matched_rows` gives, of all parts at once, from the sums of their local values [2, parts, longest]."""
+    by_loss = [place.part.kind not in (SCORE, NONE, VIB) for place in parts]
+    averaged = [width if place.part.kind in (NONE, VIB) else 1 for place in parts]
+    loss, factor, divisor = sums.new_tensor(
+        [by_loss, [factor_of_sum(place, width) for place in parts], averaged]
+    )[:, :, None]  # fmt: skip
     z = -factor * sums[0]
     steep = z.sigmoid()
-    return F.softplus(z), (steep < SATURATED).to(z), -factor * steep
+    value = torch.where(loss > 0, F.softplus(z), sums[0] / divisor)
+    flat = torch.where(loss > 0, (steep < SATURATED).to(z), sums[1] / divisor)
+    return torch.stack([value, flat, torch.where(loss > 0, -factor * steep, 1.0)])
 
 
 def counted(valid: Tensor, place: Place) -> Tensor:
@@ -144,16 +139,13 @@ def counted(valid: Tensor, place: Place) -> Tensor:
 def matched_sums(found: Tensor, valid: Tensor, parts: Sequence[Place]) -> tuple[Tensor, Tensor]:
     """Of each term: the mean value [terms] over its rows that count; how many those are, at least 1, and their saturated share,
     [2, terms]. found: what `matched_rows` gave."""
-    count = terms(parts)
-    losses, shares = found.new_zeros(count), found.new_zeros(2, count)
+    term = torch.tensor([place.term for place in parts], device=found.device)
+    rows = [place.rows if place.valid_at < 0 else counted(valid, place).sum() for place in parts]
+    given = torch.stack([torch.as_tensor(n, dtype=found.dtype, device=found.device) for n in rows])
     sums = found[:2].sum(2)  # rows that do not count are zeros
-    for number, place in enumerate(parts):
-        losses[place.term] += sums[0, number]
-        shares[1, place.term] += sums[1, number]
-        shares[0, place.term] += place.rows if place.valid_at < 0 else counted(valid, place).sum()
-    shares[0].clamp_(min=1)
-    shares[1] /= shares[0]
-    return losses / shares[0], shares
+    total, count, flat = found.new_zeros(3, terms(parts)).index_add_(1, term, torch.stack([sums[0], given, sums[1]]))
+    count.clamp_(min=1)
+    return total / count, torch.stack([count, flat / count])
 
 
 def matched_gradients(
@@ -161,18 +153,58 @@ def matched_gradients(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients by mean and logvar in their dtypes: of g [terms] times the terms' means, or of g [parts, longest] times the rows'
     values. found: what `matched_rows` gave, shares: what `matched_sums` did."""
-    d_mean, d_logvar = (torch.zeros_like(t, dtype=found.dtype) for t in (mean, logvar))
+    totals = _Totals([torch.empty(t.shape, dtype=found.dtype, device=t.device) for t in (mean, logvar)], starts(rows))
     levels = _Rows(_add_slopes, mean, logvar, rows, parts)
+    weight = _weights(found, shares, g, parts, mean.shape[1])
     for number, place in enumerate(parts):
-        upstream = g[number] if g.dim() == 2 else (g / shares[0])[place.term].expand(found.shape[2])
-        slope = found[2, number]
-        share = {NONE: -place.part.factor, VIB: 1.0}.get(int(place.part.kind))
-        local = slope if share is None else slope * (share / max(mean.shape[1], 1))
-        # a row that does not count gives zeros, whatever the rows and g hold
-        weight = torch.where(slope == 0, 0, upstream.to(slope) * local)
+        kept = totals.claim(place)
         for at, inner, outer in levels.pieces(place):
-            to_means = [d_mean[part] for part in (inner, outer)]
-            if not place.part.moves_mean:
-                to_means = [torch.empty_like(t) for t in to_means]  # nobody reads them
-            levels.run(place, inner, outer, weight[at], to_means[0], d_logvar[inner], to_means[1], d_logvar[outer])
+            levels.run(place, inner, outer, weight[number, at], kept, *totals.of(place, inner, outer))
+    d_mean, d_logvar = totals.finished()
     return d_mean.to(mean.dtype), d_logvar.to(logvar.dtype)
+
+
+def _weights(found: Tensor, shares: Tensor, g: Tensor, parts: Sequence[Place], width: int) -> Tensor:
+    """Of the local slopes, [parts, longest]."""
+    wide = max(width, 1)
+    share = [{NONE: -p.part.factor / wide, VIB: 1 / wide}.get(int(p.part.kind), 1.0) for p in parts]
+    local = found.new_tensor(share)[:, None]
+    upstream = g if g.dim() == 2 else (g / shares[0])[[place.term for place in parts], None]
+    # a row that does not count gives zeros, whatever the rows and g hold
+    return torch.where(found[2] == 0, 0, upstream.to(found) * found[2] * local)
+
+
+class _Totals:
+    """Gradients by the means and the log-variances of all rows, [rows, D] each; of every level the first rows hold something."""
+
+    def __init__(self, tensors: Sequence[Tensor], first: Sequence[int]) -> None:
+        self.tensors, self.first = tensors, first
+        self.held = [[0] * (len(first) - 1) for _ in tensors]
+
+    def claim(self, place: Place) -> Tensor:
+        """Whether the part's rows hold something, [4]: mean and log-variance of its inner and of its outer level. From now on
+        they do."""
+        kept = []
+        for level in (place.inner, place.outer):
+            for moved, total, held in zip((place.part.moves_mean, True), self.tensors, self.held, strict=True):
+                kept.append(float(bool(moved and held[level])))
+                if moved and held[level] < place.rows:
+                    start = self.first[level]
+                    if held[level]:
+                        total[start + held[level] : start + place.rows].zero_()
+                    held[level] = place.rows
+        return self.tensors[0].new_tensor(kept)
+
+    def of(self, place: Place, inner: slice, outer: slice) -> list[Tensor]:
+        """Where the part's slopes are added: mean and log-variance of x, then of y."""
+        by_mean, by_logvar = self.tensors
+        if place.part.moves_mean:
+            return [by_mean[inner], by_logvar[inner], by_mean[outer], by_logvar[outer]]
+        unread = [torch.empty_like(by_logvar[inner]) for _ in range(2)]
+        return [unread[0], by_logvar[inner], unread[1], by_logvar[outer]]
+
+    def finished(self) -> Sequence[Tensor]:
+        for total, held in zip(self.tensors, self.held, strict=True):
+            for level, rows in enumerate(held):
+                total[self.first[level] + rows : self.first[level + 1]].zero_()
+        return self.tensors

@@ -22,7 +22,8 @@ class Terms:
     def __init__(self, x: Gaussian, y: Gaussian, kappa: float | Tensor, rho: float | Tensor) -> None:
         t = y.logvar - x.logvar
         self.kappa, self.size = kappa, t.abs()
-        self.u, self.em = (-self.size).exp(), -(-self.size).expm1()
+        self.em = -(-self.size).expm1()
+        self.u = 1 - self.em  # to within a rounding of 1, which is what it is added to
         self.wider_y = t >= 0
         self.sign = torch.where(self.wider_y, 1.0, -1.0).to(t)
         self.product = (1 + 2 * self.u) * (2 + self.u)
