@@ -21,7 +21,11 @@ class Caption(NamedTuple):
 
 @runtime_checkable
 class AudioTextData(Protocol):
-    """Clips with captions, indexed from 0."""
+    """Clips with captions, indexed from 0.
+
+    It may also have `order(seed, epoch)`, the clips of an epoch [len(self)] in the order of training (`prolap.data.loader`), and
+    what mixtures need, `heard(i, epoch)` and `log_mel` (`prolap.data.mixing.Audible`).
+    """
 
     name: str
 
