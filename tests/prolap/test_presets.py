@@ -29,8 +29,8 @@ def test_a_size_changes_the_encoders_and_not_the_objective(objective: str, size:
     config = load_config(f"{objective}+{size}")
     assert (config.model.audio, config.model.text) == SIZES[size]
     changed = [name for name, _, _ in differences(load_config(objective), config)]
-    rates = {"optim.lr", "optim.scale_lr"}  # small models start from random weights
-    assert all(name == "preset" or name in rates or name.startswith(("data.", "model.")) for name in changed)
+    start = {"optim.lr", "optim.scale_lr", "optim.clip", "loss.bias_init"}  # small models start from random weights
+    assert all(name == "preset" or name in start or name.startswith(("data.", "model.")) for name in changed)
     make_features(config.data)  # the log-mel's options fit together
 
 
