@@ -28,7 +28,7 @@ TRAIN = [
     "tensorboard>=2.14",  # logs
 ]
 AAC = ["aac-datasets>=0.7"]  # AudioCaps, Clotho, MACS and WavCaps as that package lays them out
-WDS = ["webdataset>=1.0"]  # tar shards
+WDS = ["braceexpand>=0.1.7"]  # `{000..099}` in the names of tar shards, as WebDataset expands it
 TEST = [
     "pytest>=8",
     "hypothesis>=6.100",  # property tests
