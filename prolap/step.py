@@ -27,8 +27,8 @@ def training_losses(
     `uncertainty/<modality>` (mean log-variance), `_trace` (mean over rows of the sum of variances), `_spread`
     (standard deviation over rows of a row's mean log-variance: 0 is collapse), `_masked_<level>` (mean log-variance
     of the masked copies, from level 1, if any term needs them; of mixtures, `_mixed_<level>`) and `bounds/<modality>`,
-    the share of log-variances next to a bound. `generator` draws the masks and nothing else. Works under autocast; scale, bias and both heads
-    stay float32. With an `encode` (prolap.gradcache; None encodes all at once), `encode.backward(L)` is its backward.
+    the share of log-variances next to a bound. `generator` draws the masks and nothing else. Works under autocast; scale,
+    bias and both heads stay float32. With an `encode` (prolap.gradcache; None encodes all at once), `encode.backward(L)` is its backward.
     """
     with phase("encode"):
         views = encode_views(model, batch, config, generator, encode)
@@ -77,14 +77,14 @@ def encode_views(
     masked_audio: list[Gaussian] = []
     if masks:
         n = len(masks)
-        stacked = encode.audio(sound.repeat(n, 1, 1), frames.repeat(n), torch.cat(masks), mask.mode)
+        stacked = encode.audio(sound, frames, torch.cat(masks), mask.mode)
         masked_audio = _unstack(stacked, n)
     audio_links = new_links(masks) if masks else None
     masks = _draw(model.text_grid(tokens), mask.text_copies, mask, generator)
     masked_text: list[Gaussian] = []
     if masks:
         n = len(masks)
-        masked_text = _unstack(encode.text(tokens.repeat(n, 1), torch.cat(masks), mask.mode), n)
+        masked_text = _unstack(encode.text(tokens, torch.cat(masks), mask.mode), n)
     text_links = new_links(masks) if masks else None
     return Views(audio, text, batch, masked_audio, masked_text, audio_links, text_links, shared)
 

@@ -27,7 +27,8 @@ from prolap.options import ConfigError
 from prolap.seeding import numpy_generator
 
 WORDS = ("and", "while")
-TERMS = ("masked_pairs", "cross_inclusion", "hierarchy", "repulsion")  # of the loss, those that look at mixtures or copies
+TERMS = ("masked_pairs", "cross_inclusion", "hierarchy", "repulsion")
+"""Terms of the loss that look at mixtures, or would."""
 
 
 @runtime_checkable
