@@ -28,7 +28,8 @@ def training_losses(
     (standard deviation over rows of a row's mean log-variance: 0 is collapse), `_masked_<level>` (mean log-variance
     of the masked copies, from level 1, if any term needs them; of mixtures, `_mixed_<level>`) and `bounds/<modality>`,
     the share of log-variances next to a bound. `generator` draws the masks and nothing else. Works under autocast; scale,
-    bias and both heads stay float32. With an `encode` (prolap.gradcache; None encodes all at once), `encode.backward(L)` is its backward.
+    bias and both heads stay float32. With an `encode` (prolap.gradcache; None encodes all at once), `encode.backward(L)`
+    is its backward.
     """
     with phase("encode"):
         views = encode_views(model, batch, config, generator, encode)
