@@ -1,9 +1,14 @@
-"""Tiles in float64 at any size: value and gradients strip by strip, and the sums of absolute terms that bound their errors."""
+"""Tiles in float64 at any size: value and gradients strip by strip, and the sums of absolute terms that bound their errors.
+
+Of a large batch on a CPU not all rows: entries of a matrix on some rows of x, gradients on some rows of either side, each against
+all of the other side. A loss is always that of all pairs.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +19,21 @@ from prolap_kernels.scores import CONVENTIONS, SCORES
 
 from .cases import Batch
 
-CELLS = {"cpu": 1 << 22, "cuda": 1 << 26}
+CELLS = {"cpu": 1 << 19, "cuda": 1 << 26}
 """N x M x D of a strip."""
+WHOLE = {"cpu": 1 << 27}
+"""N x M x D up to which every row is checked; where none is named all are, at any size."""
+SAMPLE = 1 << 26
+"""N x M x D of the sampled rows of both sides, where not all are checked."""
+Results = dict[str, Tensor | None]
+
+
+class Strip(NamedTuple):
+    """Rows of x and rows of y; sides: of which these are all the pairs that count."""
+
+    rows: Tensor
+    cols: Tensor
+    sides: str
 
 
 def _inclusion(x: Gaussian, y: Gaussian, convention: str) -> list[Tensor]:
@@ -48,62 +66,132 @@ TERMS: dict[str, Callable[[Gaussian, Gaussian], list[Tensor]]] = {
 """Terms of f that cancel each other; of a score without a line here f itself counts, being a sum of terms of one sign."""
 
 
-def strips(batch: Batch) -> Iterator[slice]:
-    """Rows of x, few enough for an N x M x D of them."""
+def sampled(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Places of the rows of x and of y that are checked, ascending: all, or as many of each as SAMPLE allows, by chance."""
     n, m, d = batch.shape
-    height = max(1, CELLS[batch.x.mean.device.type] // max(1, m * d))
-    return (slice(i, min(i + height, n)) for i in range(0, n, height))
+    device = batch.x.mean.device
+    most = max(n, m)
+    if n * m * d > WHOLE.get(device.type, math.inf):
+        most = max(SAMPLE // ((n + m) * d), 1)
+    random = torch.Generator().manual_seed(0)
+    rows, cols = (torch.randperm(size, generator=random)[:most].sort().values.to(device) for size in (n, m))
+    return rows, cols
 
 
-def strip_results(batch: Batch, loss: Callable[[Batch, Tensor], Tensor]) -> dict[str, Tensor | None]:
-    """Value and gradient of every leaf, by the literal formula: first the matrix, then its gradients. loss(batch, matrix)."""
-    rule = SCORES[batch.case.score]
-    batch.clear()
+def pick(found: Results, batch: Batch) -> Results:
+    """Of the results of a whole batch those of the rows that `sampled` names."""
+    rows, cols = sampled(batch)
+    at = {"x": rows, "y": cols}
+
+    def part(name: str, value: Tensor | None) -> Tensor | None:
+        place = rows if name == "loss" else at.get(name[:2].rstrip("."))
+        return value if value is None or place is None or value.dim() == 0 else value[place]
+
+    return {name: part(name, value) for name, value in found.items()}
+
+
+def strips(batch: Batch) -> Iterator[Strip]:
+    """All pairs of the sampled rows, few enough at a time for an N x M x D of them; every pair once where all are sampled."""
+    rows, cols = sampled(batch)
+    all_rows, all_cols = (torch.arange(size, device=rows.device) for size in batch.shape[:2])
+    if len(rows) == len(all_rows) and len(cols) == len(all_cols):
+        yield from _cut(batch, Strip(rows, cols, "xy"))
+    else:
+        yield from _cut(batch, Strip(rows, all_cols, "x"))
+        yield from _cut(batch, Strip(all_rows, cols, "y"))
+
+
+def _cut(batch: Batch, whole: Strip) -> Iterator[Strip]:
+    height = max(1, CELLS[batch.x.mean.device.type] // max(1, len(whole.cols) * batch.shape[2]))
+    return (whole._replace(rows=rows) for rows in whole.rows.split(height) if len(rows))
+
+
+def _matrix(batch: Batch, rows: Tensor) -> Tensor:
+    """[rows, M] without gradients."""
+    cols = torch.arange(batch.shape[1], device=rows.device)
+    rule, made = SCORES[batch.case.score], [batch.x.mean.new_empty(0, len(cols))]
     with torch.no_grad():
-        matrix = torch.cat([score_matrix(rule, batch.x.rows(part), batch.y) for part in strips(batch)])
-    value = matrix
+        made += [score_matrix(rule, batch.x.rows(at.rows), batch.y) for at in _cut(batch, Strip(rows, cols, "x"))]
+    return torch.cat(made)
+
+
+def strip_results(batch: Batch, loss: Callable[[Batch, Tensor], Tensor]) -> Results:
+    """Value and gradient of every leaf on the sampled rows, by the literal formula: first the matrix, then its gradients.
+    loss(batch, matrix)."""
+    batch.clear()
     if batch.case.is_matrix:
         assert batch.weights is not None
+        found: Results = {"loss": _matrix(batch, sampled(batch)[0])}
         upstream: Tensor | None = None if batch.case.forward else batch.weights.dense
     else:
+        matrix = _matrix(batch, torch.arange(batch.shape[0], device=batch.x.mean.device))
         value = loss(batch, matrix.requires_grad_())
         value.backward()
-        upstream = matrix.grad
-    for part in strips(batch) if upstream is not None else ():
-        assert upstream is not None
-        score_matrix(rule, batch.x.rows(part), batch.y).backward(upstream[part])
-    found: dict[str, Tensor | None] = {"loss": value.detach()}
+        found, upstream = {"loss": value.detach()}, matrix.grad
     found |= {name: leaf.grad for name, leaf in batch.leaves.items()}
     batch.clear()
-    return found
+    if upstream is None:
+        return found
+    given = upstream
+
+    def local(leaves: list[Tensor], strip: Strip) -> list[Tensor | None]:
+        matrix = score_matrix(SCORES[batch.case.score], Gaussian(*leaves[:2]), Gaussian(*leaves[2:]))
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = iter(torch.autograd.grad(matrix, wanted, given[strip.rows][:, strip.cols], allow_unused=True))
+        return [next(found) if leaf.requires_grad else None for leaf in leaves]
+
+    return found | _gathered(batch, local)
+
+
+def _gathered(batch: Batch, local: Callable[[list[Tensor], Strip], list[Tensor | None]]) -> dict[str, Tensor]:
+    """Of means and log-variances, on the sampled rows, the sums over strips of what local gives of those of its rows, in their
+    order; those that need no gradient there do not require any."""
+    made: dict[str, Tensor] = {}
+    for strip in strips(batch):
+        sides = zip("xxyy", [*batch.x, *batch.y], (strip.rows,) * 2 + (strip.cols,) * 2, strict=True)
+        leaves = [t.detach()[at].requires_grad_(side in strip.sides) for side, t, at in sides]
+        for name, value in zip(("x.mean", "x.logvar", "y.mean", "y.logvar"), local(leaves, strip), strict=True):
+            if value is not None and name in batch.leaves:
+                total = made.setdefault(name, value.new_zeros(batch.shape["xy".index(name[0])], batch.shape[2]))
+                total[strip.rows if name[0] == "x" else strip.cols] += value
+    return {name: value for name, value in pick(dict(made), batch).items() if value is not None}
 
 
 def sizes(batch: Batch) -> dict[str, Tensor]:
-    """Of a matrix in float64: "loss", sum_d |terms of f|, [N, M]; of every leaf that learns sum_j |w_ij df_ij|, [N, D]."""
-    rule, (n, m, _) = SCORES[batch.case.score], batch.shape
+    """Of a matrix in float64, on the sampled rows: "loss", sum_d |terms of f|, [N, M]; of every leaf that learns
+    sum_j |w_ij df_ij|, [N, D]."""
+    rule, (n, m, d) = SCORES[batch.case.score], batch.shape
     terms = TERMS.get(rule.name, lambda x, y: [rule.formula(x, y)])
-    found = {"loss": batch.x.mean.new_empty(n, m)}
-    if not batch.case.forward:
-        found |= {name: torch.zeros_like(leaf, requires_grad=False) for name, leaf in batch.leaves.items()}
-    for part in strips(batch):
-        x, y = batch.x.rows(part), batch.y
-        left, right = (Gaussian(z.mean.detach()[at], z.logvar.detach()[at])
-                       for z, at in ((x, (slice(None), None)), (y, (None,))))  # fmt: skip
-        found["loss"][part] = sum(term.abs().expand(len(x.mean), m, -1).sum(-1) for term in terms(left, right))
+    loss = batch.x.mean.new_zeros(n, m)
+
+    def local(leaves: list[Tensor], strip: Strip) -> list[Tensor | None]:
+        wide = [t[:, None] if k < 2 else t[None] for k, t in enumerate(leaves)]
+        if "x" in strip.sides:
+            found = terms(*(Gaussian(*(t.detach() for t in pair)) for pair in (wide[:2], wide[2:])))
+            loss[strip.rows] = torch.stack(
+                [term.abs().expand(len(strip.rows), m, d).sum(-1) for term in found]
+            ).sum(0)  # fmt: skip
         if batch.case.forward:
-            continue
+            return [None] * 4
         assert batch.weights is not None
-        weight = batch.weights.dense[part].abs()
-        shape = torch.broadcast_shapes(left.mean.shape, right.mean.shape)
-        wide = [t.expand(shape).clone().requires_grad_() for t in (*left, *right)]
-        grads = torch.autograd.grad(
-            rule.formula(Gaussian(*wide[:2]), Gaussian(*wide[2:])).sum(), wide, allow_unused=True
+        weight = batch.weights.dense[strip.rows][:, strip.cols].abs()
+        shape = (len(strip.rows), len(strip.cols), d)
+        wide = [t.detach().expand(shape).clone().requires_grad_(t.requires_grad) for t in wide]
+        wanted = [t for t in wide if t.requires_grad]
+        grads = iter(
+            torch.autograd.grad(rule.formula(Gaussian(*wide[:2]), Gaussian(*wide[2:])).sum(), wanted, allow_unused=True)
         )
-        for name, grad in zip(("x.mean", "x.logvar", "y.mean", "y.logvar"), grads, strict=True):
-            if grad is None or name not in found:
-                continue
-            if name[0] == "x":
-                found[name][part] = torch.einsum("ij,ijd->id", weight, grad.abs())
-            else:
-                found[name] += torch.einsum("ij,ijd->jd", weight, grad.abs())
-    return found
+        made: list[Tensor | None] = []
+        for k, t in enumerate(wide):
+            grad = next(grads) if t.requires_grad else None
+            made.append(
+                None if grad is None else torch.einsum("ij,ijd->id" if k < 2 else "ij,ijd->jd", weight, grad.abs())
+            )
+        return made
+
+    found = _gathered(batch, local)
+    if not batch.case.forward:  # what the score does not look at has no terms
+        learnt: Results = {name: leaf.detach() for name, leaf in batch.leaves.items()}
+        idle = {name: torch.zeros_like(t) for name, t in pick(learnt, batch).items() if t is not None}
+        found = idle | found
+    return {"loss": loss[sampled(batch)[0]]} | found
