@@ -8,11 +8,11 @@ embeddings (mean and log-variance) of all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,27 @@ if TYPE_CHECKING:
     from prolap.model import ProLAP
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one modality, each as often as `masked` has a mask for it, level by level."""
+
+    modality: str
+    inputs: tuple[Tensor, ...]
+    masked: Tensor | None
+    mode: str
+
+    def __len__(self) -> int:
+        return len(self.inputs[0] if self.masked is None else self.masked)
+
+    def encode(self, model: ProLAP, start: int = 0, stop: int | None = None) -> Gaussian:
+        """The Gaussians of rows start, ..., stop - 1; what is repeated is copied for this pass alone."""
+        stop = len(self) if stop is None else stop
+        inputs = (_cycled(part, start, stop) for part in self.inputs)
+        forward = getattr(model, f"encode_{self.modality}")
+        gaussian: Gaussian = forward(*inputs, None if self.masked is None else self.masked[start:stop], self.mode)
+        return gaussian
+
+
 class Encode:
     """How a step calls the towers of a model: everything at once, and backward is autograd's."""
 
@@ -31,16 +52,19 @@ class Encode:
         self.model = model
 
     def audio(self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
-        """As `ProLAP.encode_audio`."""
-        return self.model.encode_audio(audio, frames, masked, mode)
+        """As `ProLAP.encode_audio`; masked [n · B, T] holds n masks of every row, level by level: -> [n · B, dim]."""
+        return self._encode(_Rows("audio", (audio, frames), masked, mode))
 
     def text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
-        """As `ProLAP.encode_text`."""
-        return self.model.encode_text(tokens, masked, mode)
+        """As `ProLAP.encode_text`; masked [n · B, L] holds n masks of every row, level by level: -> [n · B, dim]."""
+        return self._encode(_Rows("text", (tokens,), masked, mode))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`, 0-d and made of what was encoded, to every parameter's."""
         torch.autograd.backward(loss)
+
+    def _encode(self, rows: _Rows) -> Gaussian:
+        return rows.encode(self.model)
 
 
 class Chunks(Encode):
@@ -66,21 +90,13 @@ class Chunks(Encode):
         self.rows = rows
         self._calls: list[_Call] = []
 
-    def audio(self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
-        """As `ProLAP.encode_audio`."""
-        return self._encode("audio", (audio, frames, masked), mode)
-
-    def text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
-        """As `ProLAP.encode_text`."""
-        return self._encode("text", (tokens, masked), mode)
-
-    def _encode(self, modality: str, inputs: tuple[Tensor | None, ...], mode: str) -> Gaussian:
-        forward = getattr(self.model, f"encode_{modality}")
-        towers = [getattr(self.model, modality), getattr(self.model, f"{modality}_head")]
-        norms = _running_statistics(towers)
+    def _encode(self, rows: _Rows) -> Gaussian:
+        towers = [getattr(self.model, rows.modality), getattr(self.model, f"{rows.modality}_head")]
+        buffers, inputs = _running_statistics(towers), rows.inputs[0]
         chunks, parts = [], []
-        for pieces in _split(inputs, self.rows):
-            chunk = _Chunk(partial(forward, *pieces, mode), Moment(pieces[0], norms), _autocast(pieces[0]))
+        for start in range(0, len(rows), self.rows):
+            encode = partial(rows.encode, self.model, start, min(start + self.rows, len(rows)))
+            chunk = _Chunk(encode, Moment(inputs, buffers), _autocast(inputs))
             with torch.no_grad(), chunk.autocast():
                 parts.append(chunk.encode())
             chunks.append(chunk)
@@ -95,12 +111,12 @@ class Chunks(Encode):
         super().backward(loss)
         calls, self._calls = self._calls, []
         for chunks, leaves in calls:
-            grads = [leaf.grad for leaf in leaves]
-            if all(grad is None for grad in grads):
+            if leaves.mean.grad is None and leaves.logvar.grad is None:
                 continue
-            with _left_alone(chunks[-1].before):
-                for chunk, pieces in zip(chunks, _split(grads, self.rows), strict=False):
-                    chunk.replay(pieces)
+            with _left_alone(chunks[0].before):
+                for number, chunk in enumerate(chunks):
+                    at = slice(number * self.rows, (number + 1) * self.rows)
+                    chunk.replay(tuple(None if leaf.grad is None else leaf.grad[at] for leaf in leaves))
 
 
 def encoding(model: ProLAP, chunk: int) -> Encode:
@@ -132,7 +148,7 @@ class _Chunk(NamedTuple):
     before: Moment
     autocast: Callable[[], torch.autocast]
 
-    def replay(self, grads: tuple[Tensor | None, Tensor | None]) -> None:
+    def replay(self, grads: tuple[Tensor | None, ...]) -> None:
         """Encode again with a graph, and send the gradients of mean and log-variance back through it."""
         self.before.restore()
         with torch.enable_grad(), self.autocast():
@@ -172,7 +188,8 @@ def _running_statistics(towers: list[nn.Module]) -> list[Tensor]:
     return [buffer for norm in norms for buffer in norm.buffers()]
 
 
-def _split(inputs: Sequence[Tensor | None], rows: int) -> Iterator[tuple[Any, ...]]:
-    """The same rows of all inputs, chunk by chunk; None stays None."""
-    parts = [repeat(None) if part is None else part.split(rows) for part in inputs]
-    return zip(*parts, strict=False)  # the first is always there
+def _cycled(part: Tensor, start: int, stop: int) -> Tensor:
+    """Rows start, ..., stop - 1 of `part`, [B, ...], repeated without end."""
+    if stop <= len(part):
+        return part[start:stop]
+    return part[torch.arange(start, stop, device=part.device) % len(part)]

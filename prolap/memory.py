@@ -8,6 +8,7 @@ of freed blocks and the libraries themselves, and less of what belongs to which 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -83,6 +84,7 @@ class TracedPeaks:
         """By phase, and `all` of the whole block; there after it."""
 
     def __enter__(self) -> TracedPeaks:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler says that there is no GPU, as an error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the profiler's own, about its cycles
             self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)

@@ -16,7 +16,7 @@ import torch
 
 import prolap.train as training
 from prolap import checkpoint as checkpoints
-from prolap import logs
+from prolap import gradcache, logs
 from prolap.options import ConfigError
 from prolap.runs import load_run_config
 from prolap.train import train
@@ -126,6 +126,21 @@ def test_killed_in_a_step_and_in_mid_accumulation(data: Path, whole: Path, tmp_p
     result = resume(run)
     assert result.step == 8
     assert_same(run, whole)
+
+
+def test_killed_between_chunks(data: Path, whole: Path, tmp_path: Path) -> None:
+    """With dropout, whose random numbers the second pass of a chunk draws again."""
+    options = {"optim__chunk": 3, "steps": 4}
+    train(tiny_config(data, tmp_path / "whole", **options), progress=False)
+    assert rows(tmp_path / "whole", "train")[0]["loss"] != rows(whole, "train")[0]["loss"]  # other numbers for dropout
+
+    def work() -> None:
+        gradcache._Chunk.replay = killing(gradcache._Chunk.replay, 43)  # type: ignore[method-assign]
+        train(tiny_config(data, tmp_path / "run", **options), progress=False)
+
+    assert killed_in_fork(work)
+    resume(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("after", [False, True])
