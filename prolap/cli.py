@@ -1,4 +1,4 @@
-"""The command line: `prolap quickstart`, `prolap train`, `prolap evaluate`, `prolap data check`."""
+"""The command line: `prolap quickstart`, `prolap train`, `prolap evaluate`, `prolap memory`, `prolap data check`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import prolap
 from prolap.commands import data as data_command
+from prolap.commands import memory as memory_command
 
 _TRAIN = """Train a model. Options build on a preset; those of a file come over it, those given here over both.
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
     evaluate.add_argument("--out", type=Path, help="file to write instead of RUN/metrics.json")
     evaluate.set_defaults(action=_evaluate)
+    memory_command.add(commands)
     data_command.add(commands)
     return parser
 
