@@ -85,7 +85,9 @@ class MadeUp(Loader):
 
     def _tokens(self, rows: int, generator: torch.Generator) -> Tensor:
         first, last = _FRAME[self.kind]
-        tokens = torch.randint(3, min(SIZES[self.kind], GPT2_END), (rows, self.config.model.max_tokens), generator=generator)
+        tokens = torch.randint(
+            3, min(SIZES[self.kind], GPT2_END), (rows, self.config.model.max_tokens), generator=generator
+        )
         if first is not None:
             tokens[:, 0] = first
         tokens[:, -1] = last
