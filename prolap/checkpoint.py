@@ -186,18 +186,22 @@ def load_model(folder: str | Path, which: Literal["best", "last"] = "best") -> P
 
     Its `.config` and `.vocabulary` are those it was trained with. Raises CheckpointError.
     """
+    return model_of(read(resolve(Path(folder), which)))
+
+
+def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
+    """The checkpoint's folder itself, or that of a run's best or last one; CheckpointError if there is none."""
     if which not in ("best", "last"):
         raise CheckpointError(f"which: got {which!r}, want 'best' or 'last'.")
-    path = Path(folder)
-    if not (path / "state.json").exists():
-        if not (path / FOLDER).is_dir():
-            raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
-        target = pointed(path, "best" if which == "best" else "latest")
-        if target is None:
-            other = "; which='last' takes the last one" if which == "best" and pointed(path, "latest") else ""
-            raise CheckpointError(f"{path} has no {which} checkpoint yet{other}.")
-        path = target
-    return model_of(read(path))
+    if (path / "state.json").exists():
+        return path
+    if not (path / FOLDER).is_dir():
+        raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
+    target = pointed(path, "best" if which == "best" else "latest")
+    if target is None:
+        other = "; which='last' takes the last one" if which == "best" and pointed(path, "latest") else ""
+        raise CheckpointError(f"{path} has no {which} checkpoint yet{other}.")
+    return target
 
 
 def model_of(checkpoint: Checkpoint) -> ProLAP:

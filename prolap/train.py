@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from prolap import checkpoint as checkpoints
-from prolap import environment, gradcache, memory, runs
+from prolap import environment, gradcache, initial, memory, runs
 from prolap.config import Config
-from prolap.data import AudioTextData, open_data, tokenizers
+from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
 from prolap.dev import batch_metrics, dev_metrics
+from prolap.freeze import Frozen
 from prolap.interrupt import Interrupt
 from prolap.logs import Logs
-from prolap.model import ProLAP, build_model
-from prolap.optim import build_optimizer, lr_factor, set_lr
+from prolap.model import ProLAP
+from prolap.optim import build_optimizer, learning_rates, lr_factor, set_lr
 from prolap.options import ConfigError
 from prolap.progress import Display, Meter, data_progress
 from prolap.safety import TrainingStopped, not_finite, unusable_uncertainty
@@ -68,25 +69,26 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     found = runs.resume(config, versions) if resume else None
     if not resume:
         runs.check_new(config)
+    start = None if found else initial.open_init(config)
     tell = data_progress(progress)
     data = open_data(config, "train", tell)
     dev = None if config.overfit else open_data(config, "dev", tell)
-    vocabulary = (
-        tokenizers.from_json(found.state["vocabulary"])
-        if found
-        else tokenizers.build(config, (caption.text for i in range(len(data)) for caption in data.captions(i)))
-    )
-    model = build_model(config, vocabulary).to(device)
+    texts = (caption.text for i in range(len(data)) for caption in data.captions(i))
+    model, report = initial.first_model(config, found, start, texts)
+    model = model.to(device)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # leave the caller's random numbers alone
         interrupt = stack.enter_context(Interrupt())
-        trainer = Trainer(config, model, Loader(data, vocabulary, config), dev, versions)
+        trainer = Trainer(config, model, Loader(data, model.vocabulary, config), dev, versions)
         if found:
             trainer.restore(found)
         if not resume:
             runs.start(config, versions)
         runs.write_reports(Path(config.run), {"train": data, "dev": dev})
         trainer.open_logs(progress, stack)
+        if report:
+            initial.write_report(trainer.run, report)
+            trainer.display.say(report.summary())
         stopped = trainer.loop(interrupt)
     best = trainer.best or {"step": None, "value": None}
     return TrainResult(
@@ -120,6 +122,7 @@ class Trainer:
         self.config, self.model, self.loader, self.dev, self.versions = config, model, loader, dev, versions
         self.run = Path(config.run)
         self.device = next(model.parameters()).device
+        self.frozen = Frozen(model, config.model.freeze)
         self.optimizer = build_optimizer(model, config.optim)
         self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=config.optim.amp == "fp16")
         epoch = loader.steps_per_epoch / config.optim.accumulate
@@ -178,6 +181,7 @@ class Trainer:
         """One optimiser step over `accumulate` micro-batches: the gradient is the mean of theirs."""
         config, optim = self.config, self.config.optim
         self.model.train()
+        self.frozen.still()
         self.optimizer.zero_grad(set_to_none=True)
         set_lr(self.optimizer, lr_factor(self.step, self.steps, self.warmup_steps))
         total = torch.zeros((), device=self.device)
@@ -262,9 +266,9 @@ class Trainer:
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         names = list(outcome.stats)
         values = torch.stack([outcome.stats[name].float() for name in names]) / self.config.optim.accumulate
-        rates = {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+        rates = learning_rates(self.config.optim, lr_factor(self.step - 1, self.steps, self.warmup_steps))
         norm = outcome.grad_norm if math.isfinite(outcome.grad_norm) else None  # a step that the scaler skipped
-        row = {"step": self.step, "loss": outcome.loss, "grad_norm": norm, "lr": rates["decay"]}
+        row = {"step": self.step, "loss": outcome.loss, "grad_norm": norm, **rates}
         return row | dict(zip(names, values.tolist(), strict=True))
 
     def _check(self, outcome: Outcome) -> None:

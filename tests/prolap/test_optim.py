@@ -10,8 +10,9 @@ from torch import nn
 
 from prolap.config import Config, OptimConfig
 from prolap.data.vocabulary import WordVocabulary
+from prolap.encoders import AUDIO
 from prolap.model import build_model
-from prolap.optim import build_optimizer, lr_factor, parameter_groups, set_lr
+from prolap.optim import build_optimizer, learning_rates, lr_factor, parameter_groups, set_lr
 from prolap.settings import load_config
 
 
@@ -22,7 +23,7 @@ def named_groups(model: nn.Module, config: OptimConfig) -> dict[str, set[str]]:
 
 @pytest.fixture
 def model() -> nn.Module:
-    config: Config = load_config(overrides=["model.width=16", "model.dim=8"])
+    config: Config = load_config("prolap+tiny", overrides=["model.width=16", "model.dim=8"])
     return build_model(config, WordVocabulary.build(["a slow tone"]))
 
 
@@ -113,3 +114,28 @@ def test_set_lr_scales_every_group_from_its_base(model: nn.Module) -> None:
     set_lr(optimizer, 0.25)
     assert {g["name"]: g["lr"] for g in optimizer.param_groups}["scale"] == pytest.approx(2.5e-3)
     assert {g["name"]: g["lr"] for g in optimizer.param_groups}["decay"] == pytest.approx(2.5e-4)
+
+
+def test_an_encoder_with_its_own_rate_has_its_own_groups(model: nn.Module) -> None:
+    plain = named_groups(model, OptimConfig())
+    config = OptimConfig(lr=1e-3, audio_lr=1e-5, weight_decay=0.1)
+    groups, rates = named_groups(model, config), {g["name"]: g for g in parameter_groups(model, config)}
+    assert groups["audio.decay"] == {name for name in plain["decay"] if name.startswith("audio.")}
+    assert groups["audio.plain"] == {name for name in plain["plain"] if name.startswith("audio.")}
+    assert groups["decay"] == plain["decay"] - groups["audio.decay"]
+    assert any(name.startswith("audio_head.mean") for name in groups["decay"])
+    assert {name: (g["base_lr"], g["weight_decay"]) for name, g in rates.items() if "." in name} == {
+        "audio.decay": (1e-5, 0.1),
+        "audio.plain": (1e-5, 0.0),
+    }
+    assert rates["decay"]["base_lr"] == 1e-3
+    assert learning_rates(config, 0.5) == {"lr": 5e-4, "lr/audio": 5e-6}
+    assert not any(name.startswith("audio.") for name in named_groups(model, OptimConfig(text_lr=0.0)))
+
+
+def test_tables_of_relative_positions_are_not_decayed() -> None:
+    config = load_config("prolap+micro")
+    with torch.device("meta"):
+        groups = named_groups(AUDIO["htsat-micro"](config), OptimConfig())
+    assert not any("relative_position" in name for name in groups["decay"])
+    assert sum("relative_position" in name for name in groups["plain"]) == 4
