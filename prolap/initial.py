@@ -22,6 +22,8 @@ from prolap.options import ConfigError, leaves
 from prolap.safety import trains_uncertainty
 
 FILE = "init.json"
+PUBLIC = ("htsat-tiny", "htsat-base")
+"""Encoders that there are public weights of."""
 _UNTRAINED = ".logvar."
 _ANYWHERE = ("data.features", "data.sample_rate", "data.window", "data.hop", "data.mels", "model.audio", "model.text")
 _SAME = (*_ANYWHERE, "model.mean_head", "model.dim", "model.max_tokens", "model.logvar")
@@ -128,6 +130,20 @@ def first_model(
         return build_model(config, tokenizers.from_json(found.state["vocabulary"])), None
     model = build_model(config, (start and start.vocabulary) or tokenizers.build(config, texts))
     return model, start.load(model) if start else None
+
+
+def describe(model: ProLAP, report: Report | None, resumed: bool = False) -> str:
+    """What is going to be trained, from what, for people."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total, frozen = sum(size for size, _ in sizes), sum(size for size, learns in sizes if not learns)
+    config = model.config.model
+    text = f"model: {config.audio} and {config.text}, {total / 1e6:,.1f} million parameters"
+    text += f", {frozen / 1e6:,.1f} million frozen" if frozen else ""
+    if report:
+        return f"{text}\n{report.summary()}"
+    if resumed or config.audio not in PUBLIC:
+        return text
+    return f"{text}, random weights; `--init FILE` starts from a public checkpoint, `--preset ...+tiny` is for small machines"
 
 
 def write_report(run: Path, report: Report) -> None:

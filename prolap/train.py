@@ -88,7 +88,7 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
         trainer.open_logs(progress, stack)
         if report:
             initial.write_report(trainer.run, report)
-            trainer.display.say(report.summary())
+        trainer.display.say(initial.describe(model, report, resumed=found is not None))
         stopped = trainer.loop(interrupt)
     best = trainer.best or {"step": None, "value": None}
     return TrainResult(
