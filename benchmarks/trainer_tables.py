@@ -14,9 +14,8 @@ def miniature() -> str:
     for name, run in found["runs"].items():
         retrieval = run["retrieval"]
         cells = [f"{100 * retrieval[way]['r1']:.1f} / {100 * retrieval[way]['map10']:.1f}" for way in ("t2a", "a2t")]
-        seconds = f"{run['seconds']['train']:.0f} / {run['seconds']['evaluate']:.0f}"
         chance = f"{100 * retrieval['chance_r1']:.1f}"
         command = f"`--preset {run['preset']} {' '.join(run['options'])}`"
-        rows.append([f"{name}: {command}", str(retrieval["n"]), *cells, chance, seconds])
-    head = ["run", "N", "T→A R@1 / mAP@10, %", "A→T R@1 / mAP@10, %", "chance R@1, %", "s to train / evaluate"]
+        rows.append([f"{name}: {command}", str(retrieval["n"]), *cells, chance])
+    head = ["run", "N", "T→A R@1 / mAP@10, %", "A→T R@1 / mAP@10, %", "chance R@1, %"]
     return f"{origin(found)}, random initial weights:\n\n{table(head, rows)}"
