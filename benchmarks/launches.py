@@ -145,7 +145,7 @@ def compile_launches(
     facts: dict[tuple[str, str], Facts] = {}
 
     def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], form: Any) -> None:
-        configuration = _configuration(args, constants, form)
+        configuration = _configuration(kernel, args, constants, form)
         if (kernel.__name__, configuration) in facts or (only and kernel.__name__ not in only):
             return
         start = time.perf_counter()
@@ -210,13 +210,17 @@ SHOWN = (
     "OFFSETS",
     "TRANSPOSED",
     "MODE",
+    "PER_ROW",
 )
 
 
-def _configuration(args: Any, constants: dict[str, Any], form: Any) -> str:
-    """dtype, tile, and the flags that are set; one line tells what was compiled."""
+def _configuration(kernel: JITFunction, args: Any, constants: dict[str, Any], form: Any) -> str:
+    """dtype, tile, the flags that are set and the sizes that are no multiple of 16; one line tells what was compiled."""
     kind = str(_dtype(args)).removeprefix("torch.")
     flags = [f"{k}={v:d}" for k, v in constants.items() if k in SHOWN and (v or k == "MODE")]
     flags += [f"{k}={v.__module__.split('.')[-1]}" for k, v in constants.items() if isinstance(v, JITFunction)]
     tf32 = ["tf32"] if constants.get("PRECISION") == "tf32" else []
-    return " ".join([kind, "x".join(str(int(n)) for n in form), *flags, *tf32])
+    # Triton compiles these apart: loads of rows that start anywhere do not vectorise
+    sizes = zip(kernel.params, args, strict=False)
+    odd = [f"{p.name}%16" for p, n in sizes if type(n) is int and n > 1 and n % 16 and not p.do_not_specialize]
+    return " ".join([kind, "x".join(str(int(n)) for n in form), *flags, *tf32, *odd])

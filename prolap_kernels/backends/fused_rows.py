@@ -61,7 +61,7 @@ def matched_gradients(
     d_mean, d_logvar = (t.new_empty(t.shape if need else 0) for t, need in ((mean, need_mean), (logvar, need_logvar)))
     most = max(rows)
     if most and width and (need_mean or need_logvar):
-        form = tiles.MATCHED
+        form = tiles.MATCHED_BACK
         table = _table(parts, rows, width, mean.device)
         args = (*_operands(mean, logvar), table, found, shares, g.float().contiguous(), d_mean, d_logvar)
         sizes = (len(parts), len(rows), found.shape[2], width, int(need_mean), int(need_logvar))

@@ -89,7 +89,8 @@ ACCUMULATE = {
 }
 G_SIDE = 128
 """Both sides of G's scratch are multiples of this, and every tile's rows and columns divide it."""
-MATCHED = Strip(2, 256, 4)
+MATCHED, MATCHED_BACK = Strip(2, 256, 4), Strip(2, 256, 4, 128)
+"""Forward, and gradients: left to itself the compiler aims at 96 registers for sm_120 and spills four in float32."""
 SUMS = Strip(1, 2048, 8)
 TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)

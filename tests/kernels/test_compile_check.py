@@ -43,6 +43,11 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
             assert (chip, kernel, "bfloat16") in compiled
         assert {(chip, f"matched_{part}", "bfloat16") for part in ("rows", "gradients")} <= compiled
         assert {(chip, "tile_scores", "float32"), (chip, "tile_slopes", "float32")} <= compiled
+    # gradients of rows that start anywhere, and of rows weighted one by one, are kernels of their own
+    forms = [
+        f["configuration"] for f in record["kernels"] if (f["chip"], f["kernel"]) == ("sm_90", "matched_gradients")
+    ]
+    assert sorted(form.split()[2:] for form in forms) == [[], ["PER_ROW=1"], ["width%16"]]
     # one exponential and one reciprocal per pair, in each of two epilogues; a logarithm per row and thread takes no other
     lifts = [
         f
@@ -57,7 +62,7 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
 
 def test_the_gate_fails_on_forms_that_spill_or_do_not_fit() -> None:
     some = ("--chips", "sm_90", "--jobs", "1", "--only", "matched_gradients", "half_trace", "accumulate")
-    run = gate(*some, "--form", "MATCHED=16,512,4", "ACCUMULATE=128,128,32,8,16")
+    run = gate(*some, "--form", "MATCHED_BACK=16,512,4", "ACCUMULATE=128,128,32,8,16")
     assert run.returncode == 1
     found = [line for line in run.stdout.splitlines() if line.startswith("violation:")]
     assert any("matched_gradients" in line and "spills" in line for line in found)
