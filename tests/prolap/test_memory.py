@@ -35,10 +35,10 @@ def megabytes(count: int) -> torch.Tensor:
 def test_phases_hold_their_own_peaks_and_what_was_there_before() -> None:
     before = megabytes(64)
     with TracedPeaks() as peaks, measuring(peaks):
-        kept = megabytes(2)
+        kept = [megabytes(2)]
         with phase("encode"):
-            del kept
-            kept = megabytes(3)
+            kept.clear()
+            kept.append(megabytes(3))
             megabytes(4)
         megabytes(32)
         for size in (8, 16):

@@ -1,0 +1,188 @@
+"""Batch, chunk and checkpointing against peak memory and speed of whole training steps.
+
+    python -m benchmarks.batch_memory --json benchmarks/results/cpu/batch_memory.json                  # under 8 minutes
+    python -m benchmarks.batch_memory --device cuda --json benchmarks/results/cuda/batch_memory.json
+
+Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on made-up inputs of the
+longest shapes (prolap.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes from a process of
+its own: a step of two rows to warm up (the optimiser's state, compiled losses), then those that are measured. Memory is the peak
+of torch's allocator on a GPU; on a CPU it is that of the resident set above what a step of a very small model leaves behind (the
+libraries, what they compile). Weights, gradients and the optimiser's state are in it. What has no room or no time is left out
+and says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from prolap.rehearsal import MadeUp, trainer
+from prolap.settings import load_config
+from prolap.train import Trainer
+
+from .environment import ROOT, stamp
+from .measure import _status, _used
+from .memory import _free
+from .run import write_json
+
+Row = dict[str, Any]
+PRESETS = {"quickstart": "quickstart", "published": "prolap", "micro": "prolap+micro"}
+"""Size -> preset; micro is for trying this out."""
+
+
+class Case(NamedTuple):
+    """One row; chunk 0 encodes all at once."""
+
+    size: str
+    batch: int
+    chunk: int = 0
+    checkpointing: bool = False
+
+
+CPU = (
+    Case("quickstart", 256),
+    Case("quickstart", 1024),
+    Case("quickstart", 4096),
+    Case("quickstart", 1024, 128),
+    Case("quickstart", 4096, 128),
+    Case("published", 2),
+    Case("published", 4),
+    Case("published", 8),
+    Case("published", 8, 0, True),
+    Case("published", 8, 2),
+    Case("published", 16, 2),
+)
+CUDA = (
+    *CPU,
+    Case("published", 64),
+    Case("published", 64, 0, True),
+    Case("published", 64, 32),
+    Case("published", 256, 32),
+    Case("published", 2048, 32),
+    Case("published", 2048, 64, True),
+)
+MICRO = (Case("micro", 2), Case("micro", 4), Case("micro", 4, 0, True), Case("micro", 4, 2))
+
+
+def measure(case: Case, device: str, steps: int) -> Row:
+    """Peak bytes and pairs per second of some steps, in this process."""
+    _run("quickstart" if case.size == "quickstart" else "micro", device, Case(case.size, 2), 0)
+    before = _used(device) if device == "cpu" else 0
+    made, seconds = _run(case.size, device, case, steps)
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    parameters = list(made.model.parameters())
+    held = [*parameters, *(p.grad for p in parameters if p.grad is not None)]
+    held += [value for state in made.optimizer.state.values() for value in state.values()]
+    return {
+        "peak_bytes": peak - before,
+        "held_bytes": sum(value.nbytes for value in held),
+        "pairs_per_second": steps * case.batch / seconds,
+        "seconds_per_step": seconds / steps,
+        "steps": steps,
+    }
+
+
+def _run(size: str, device: str, case: Case, steps: int) -> tuple[Trainer, float]:
+    """A trainer after a step of two rows and some whole ones, and the seconds of those; its peak starts anew in between."""
+    options = {"batch_size": case.batch, "optim.chunk": case.chunk, "model.checkpointing": case.checkpointing}
+    config = load_config(PRESETS[size], overrides={**options, "device": device})
+    made, seconds = trainer(config), 0.0
+    made.update(iter([MadeUp(replace(config, batch_size=2)).batch(0)]))
+    _start_anew(device)
+    stream = made.loader.batches(0)
+    for _ in range(steps):
+        batch = next(stream)  # not on the clock: training has workers for it
+        started = time.perf_counter()
+        made.update(iter([batch]))
+        seconds += time.perf_counter() - started  # it has read the loss from the device
+    return made, seconds
+
+
+def _start_anew(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _apart(case: Case, device: str, steps: int, seconds: float) -> Row:
+    """`measure` in a process of its own, or what it died of."""
+    words = ["--one", json.dumps(case), "--device", device, "--steps", str(steps)]
+    command = [sys.executable, "-m", "benchmarks.batch_memory", *words]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"absent": f"took more than {seconds:.0f} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"failed": lines[-1][:160] if lines else f"exit {done.returncode}"}
+    found: Row = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def expected(case: Case, rows: Sequence[Row]) -> float:
+    """About the bytes that a row takes, from the largest unchunked one of its size so far; 0 where there is none."""
+    whole = [row for row in rows if row["size"] == case.size and not row["chunk"] and "peak_bytes" in row]
+    if case.chunk or not whole:
+        return 0
+    most = max(whole, key=lambda row: int(row["batch"]))
+    return float(most["peak_bytes"] * max(1, case.batch / most["batch"]))
+
+
+def compare(cases: Sequence[Case], device: str, steps: int, minutes: float, path: Path | None) -> list[Row]:
+    """All rows, written after each one."""
+    content: Row = stamp(device) | {"rows": []}
+    rows: list[Row] = content["rows"]
+    end = time.monotonic() + 60 * minutes
+    for case in cases:
+        left = end - time.monotonic()
+        if left < 10:
+            found: Row = {"absent": "no time left"}
+        elif device == "cpu" and expected(case, rows) > _free():
+            found = {"absent": "no room"}
+        else:
+            found = _apart(case, device, steps, left)
+        rows.append(case._asdict() | found)
+        print_row(rows[-1])
+        if path:
+            write_json(path, content)
+    return rows
+
+
+def print_row(row: Row) -> None:
+    what = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{'checkpointing' if row['checkpointing'] else '':<15}"
+    figures = row.get("failed") or row.get("absent")
+    print(what, figures or f"{row['peak_bytes'] / 1e9:.2f} GB, {row['pairs_per_second']:.2f} pairs/s", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 1 if a row failed."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.batch_memory", description=__doc__)
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.add_argument("--size", nargs="+", choices=PRESETS, default=["quickstart", "published"])
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--steps", type=int, default=1, help="measured steps of each row (1), after one to warm up")
+    made.add_argument("--minutes", type=float, default=8.0, help="what is not done by then is left out (8)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
+    made.add_argument("--one", metavar="CASE", help="this alone, in this process")
+    args = made.parse_args(argv)
+    if args.one:
+        print(json.dumps(measure(Case(*json.loads(args.one)), args.device, args.steps)))
+        return 0
+    cases = [case for case in (CUDA if args.device == "cuda" else CPU) + MICRO if case.size in args.size]
+    rows = compare(cases, args.device, args.steps, args.minutes, args.json)
+    return int(any("failed" in row for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
