@@ -59,8 +59,10 @@ def interleave(
 
     for name in losses:
         try:
-            warm = [call(name) for _ in range(WARM_UP)]
-            found[name] = warm[-1:] if warm[-1] > patience else []
+            warm = call(name)
+            for _ in range(WARM_UP - 1):
+                warm = warm if warm > patience else call(name)
+            found[name] = [warm] if warm > patience else []
         except Exception as error:  # a peer's failure is a row, not the end of the run
             found[name] = brief(error)
         _release(device)

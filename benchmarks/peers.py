@@ -156,7 +156,7 @@ def _keops() -> Loss:
 _INCLUSION = tuple((s, o) for s in ("inclusion", "inclusion/prolip") for o in ("score", "sigmoid", "softmax"))
 _SIGLIP = {"package": ("siglip_kernel", "siglip-kernel"), "cases": (("dot", "sigmoid"),), "pairs": ("diagonal",)}
 _CLIP = {"cases": (("dot", "softmax"),), "pairs": ("diagonal",), "devices": ("cuda",), "square": True}
-EAGER_TILE, COMPILED_TILE, LITERAL_TILE = (20, 72), (0, 12), (24, 72)
+EAGER_TILE, COMPILED_TILE, LITERAL_TILE = (28, 72), (0, 12), (24, 72)
 """Bytes per N M D, forward and with gradients."""
 PEERS = {
     peer.name: peer

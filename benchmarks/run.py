@@ -75,7 +75,8 @@ def compare(
         rows[name] |= summary(found) | {f"{amount[0]}_per_second": amount[1] / summary(found)["seconds"]}
         rows[name] |= {f"times_{key}": ratio(found, times[who])
                        for key, who in (("ours", OURS), ("limit", LIMIT)) if isinstance(times.get(who), list)}  # fmt: skip
-        peak = memory(name, losses[name], batch)
+        slow = f"a call takes more than {patience:g} s, and three are needed"
+        peak = slow if summary(found)["seconds"] > patience > 0 else memory(name, losses[name], batch)
         rows[name] |= {"peak_bytes": peak} if isinstance(peak, int) else {"memory_failed": peak}
     return list(rows.values())
 
@@ -139,7 +140,12 @@ def parser() -> argparse.ArgumentParser:
         "--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}"
     )
     made.add_argument("--repeat", type=_positive, default=15, help="timed calls of each (15)")
-    made.add_argument("--patience", type=float, default=20.0, help="seconds after which one gets no more calls (20)")
+    made.add_argument(
+        "--patience",
+        type=float,
+        default=20.0,
+        help="seconds after which one gets no more calls, nor a look at its memory if one took longer (20)",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
     made.add_argument(
         "--plot", type=Path, metavar="FOLDER", help="time and memory by size, achieved share of the limit"

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
 from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss, pairwise_score
-from prolap_kernels.backends import compiled, tile_blocks
+from prolap_kernels.backends import tile_blocks
 from prolap_kernels.reference import score_matrix
-from prolap_kernels.score_ops import scores_op, slopes_op
 from prolap_kernels.scores import CONVENTIONS, TILES, Score
 from tests.kernels.common import as_float64, pair_inputs, pair_loss, relative, value_and_grads
-from tests.live_memory import peak_bytes
+from tests.kernels.tile_support import COMPILER, DEVICE, draw, gradients, matrix, names
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-COMPILER = shutil.which("g++") is not None
 EPS = torch.finfo(torch.float32).eps
 PLACES = ["eager", pytest.param("compiled", marks=pytest.mark.skipif(not COMPILER, reason="no C++ compiler")), "triton"]
-names = {"argvalues": TILES, "ids": [s.name for s in TILES]}
 
 
 @pytest.fixture
@@ -31,24 +24,6 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     monkeypatch.setattr(tile_blocks, "COMPILE_CELLS", 0 if compiles else 1 << 60)
     monkeypatch.setattr(tile_blocks, "EAGER_CELLS", 300)
     return "triton" if request.param == "triton" else "chunked"
-
-
-def draw(n: int, d: int, seed: int, centre: float = -2.0, spread: float = 1.0) -> Gaussian:
-    random = torch.Generator().manual_seed(seed)
-    mean = torch.randn(n, d, generator=random)
-    return Gaussian(mean, centre + spread * torch.randn(n, d, generator=random))
-
-
-def matrix(score: Score, x: Gaussian, y: Gaussian, backend: str) -> Tensor:
-    name, _, convention = score.name.partition("/")
-    options = {"convention": convention} if convention else {}
-    x, y = (Gaussian(z.mean.to(DEVICE), z.logvar.to(DEVICE)) for z in (x, y))
-    return pairwise_score(x, y, score=name, backend=backend, **options).cpu()
-
-
-def gradients(matrix: Tensor, weight: Tensor, x: Gaussian, y: Gaussian) -> list[Tensor]:
-    tensors = [*x, *y]
-    return list(torch.autograd.grad((matrix * weight).sum(), tensors, allow_unused=True, materialize_grads=True))
 
 
 @pytest.mark.parametrize("place", PLACES, indirect=True)
@@ -222,104 +197,3 @@ def test_a_frozen_side_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == ["y", "y"]
     pairwise_loss(x, Gaussian(*(t.detach() for t in y)), score="inclusion")
     assert asked == ["y", "y"]
-
-
-@pytest.mark.parametrize("backend", ["chunked", "triton"])
-def test_the_matrix_is_a_proper_operation(backend: str) -> None:
-    tensors = [t.to(DEVICE) for t in (*draw(5, 4, 0), *draw(3, 4, 1))]
-    torch.library.opcheck(scores_op, (*tensors, "inclusion", backend))
-    grad = torch.randn(5, 3, device=DEVICE)
-    for need in ((True, True), (False, True), (True, False)):
-        torch.library.opcheck(slopes_op, (grad, *tensors, "kl", backend, *need))
-
-
-def test_the_matrix_compiles_and_transforms() -> None:
-    inputs = [t.requires_grad_() for t in (*draw(5, 4, 0), *draw(3, 4, 1))]
-
-    def total(*t: Tensor) -> Tensor:
-        return pairwise_score(Gaussian(*t[:2]), Gaussian(*t[2:]), score="inclusion").square().sum()
-
-    want = torch.autograd.grad(total(*inputs), inputs)
-    graph = torch.compile(total, fullgraph=True, backend="aot_eager")
-    for found in (
-        torch.autograd.grad(graph(*inputs), inputs),
-        torch.func.grad(total, argnums=(0, 1, 2, 3))(*[t.detach() for t in inputs]),
-    ):
-        for a, b in zip(found, want, strict=True):
-            torch.testing.assert_close(a, b)
-    first = torch.autograd.grad(total(*inputs), inputs, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives are not implemented; backend='reference'"):
-        torch.autograd.grad(first[0].sum(), inputs)
-
-
-@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-def test_shapes_do_not_compile_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tile_blocks, "COMPILE_CELLS", 0)
-
-    def run(n: int, m: int, d: int) -> None:
-        x, y = (Gaussian(*(t.requires_grad_() for t in draw(k, d, k))) for k in (n, m))
-        pairwise_score(x, y, score="inclusion").sum().backward()
-
-    run(9, 4, 33)
-    before = dict(compiled._programs)
-    for shape in ((1, 1, 1), (3, 50, 7), (20, 2, 130)):
-        run(*shape)
-    assert compiled._programs == before
-    assert sum(key[0] == "tile" and program is not None for key, program in before.items()) >= 3
-
-
-@pytest.mark.parametrize("score", **names)
-def test_empty_sides_and_no_dimensions(score: Score) -> None:
-    for n, m, d in ((0, 3, 4), (3, 0, 4), (3, 2, 0)):
-        x, y = (Gaussian(*(t.requires_grad_() for t in draw(k, d, k))) for k in (n, m))
-        found = matrix(score, x, y, "chunked")
-        assert found.shape == (n, m)
-        assert (found == 0).all()
-        assert all(g.shape == t.shape for g, t in zip(gradients(found, found, x, y), [*x, *y], strict=True))
-
-
-def test_variances_beyond_the_limit_stand_still_and_nan_stays() -> None:
-    """Only the term that is linear in logvar goes on; nothing overflows."""
-    logvar = torch.tensor([[-60.0], [-40.0], [40.0], [60.0]])
-    z = Gaussian(torch.zeros(4, 1), logvar)
-    found = pairwise_score(z, z, score="inclusion")
-    tail = 0.5 * torch.log(torch.tensor(0.5))
-    assert found[0, 1] == 10.0  # kappa t alone: both variances count as e^-40
-    torch.testing.assert_close(found[1, 2], 40.0 + tail)
-    torch.testing.assert_close(found[0, 3], 60.0 + tail)
-    broken = Gaussian(torch.zeros(1, 1), torch.full((1, 1), float("nan")))
-    assert pairwise_score(broken, z, score="inclusion").isnan().all()
-
-
-@pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
-@pytest.mark.parametrize("what", ["loss", "matrix"])
-def test_scratch_is_bounded(what: str, tmp_path: Path) -> None:
-    """At most 64 MB beyond inputs, output and gradients: 3000 x 3000 x 64 would be 2.3 GB at once."""
-
-    def run(n: int) -> tuple[Gaussian, Gaussian]:
-        x, y = (Gaussian(torch.randn(n, 64).requires_grad_(), torch.randn(n, 64).requires_grad_()) for _ in range(2))
-        if what == "loss":
-            pairwise_loss(x, y, score="inclusion", scale=0.01).backward()
-        else:
-            matrix = pairwise_score(x, y, score="inclusion")
-            matrix.backward(matrix.detach())
-        return x, y
-
-    run(1100)  # compiles
-    rows = 4 * 3000 * 64 * 4  # means and log-variances of both sides
-    saved = rows if what == "loss" else 0  # the loss keeps its gradients until backward scales them
-    output = 0 if what == "loss" else 4 * 3000 * 3000
-    assert peak_bytes(lambda: run(3000), tmp_path) <= (64 << 20) + 2 * rows + saved + output
-
-
-@pytest.mark.parametrize("score", **names)
-def test_gradcheck_of_the_matrix(score: Score) -> None:
-    """Against finite differences in float64, which know no formula."""
-    inputs = [t.double().requires_grad_() for t in (*draw(3, 4, 0, -0.5, 0.5), *draw(2, 4, 1, -0.5, 0.5))]
-    name, _, convention = score.name.partition("/")
-    options = {"convention": convention} if convention else {}
-
-    def matrix_of(*t: Tensor) -> Tensor:
-        return pairwise_score(Gaussian(*t[:2]), Gaussian(*t[2:]), score=name, **options)
-
-    assert torch.autograd.gradcheck(matrix_of, inputs, atol=1e-7)
