@@ -93,10 +93,13 @@ class PairLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.options = inputs[8:]
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # of all that is kept, zeros as large as the gradients
         ctx.save_for_backward(*inputs[:8], *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, g: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 12
         how, _, per_row, need = ctx.options
         inputs, sums = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         offsets = need[:2] if how[-1] else [need[2] and t.numel() > 0 for t in inputs[2:4]]

@@ -174,9 +174,12 @@ class HalfTrace(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs[0], output[1])
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, unused: Any) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, g: Tensor | None, unused: Any) -> tuple[Tensor | None, None, None]:
+        if g is None:
+            return None, None, None
         value, grad = ctx.saved_tensors
         return _Scaled.apply(g[:, None], grad, value), None, None
