@@ -5,10 +5,9 @@
 
 Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on made-up inputs of the
 longest shapes (prolap.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes from a process of
-its own: a step of two rows to warm up (the optimiser's state, compiled losses), then those that are measured. Memory is the peak
-of torch's allocator on a GPU; on a CPU it is that of the resident set above what a step of a very small model leaves behind (the
-libraries, what they compile). Weights, gradients and the optimiser's state are in it. What has no room or no time is left out
-and says so.
+its own, which first takes a step of a small model with the same losses. Memory is the peak of torch's allocator on a GPU; on a
+CPU it is that of the resident set above what the small model left behind (libraries, compiled losses). Weights, gradients and the
+optimiser's state are in it. What has no room or no time is left out and says so.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prolap.rehearsal import MadeUp, trainer
+from prolap.config import Config
+from prolap.rehearsal import trainer
 from prolap.settings import load_config
 from prolap.train import Trainer
 
@@ -75,28 +75,12 @@ MICRO = (Case("micro", 2), Case("micro", 4), Case("micro", 4, 0, True), Case("mi
 
 def measure(case: Case, device: str, steps: int) -> Row:
     """Peak bytes and pairs per second of some steps, in this process."""
-    _run("quickstart" if case.size == "quickstart" else "micro", device, Case(case.size, 2), 0)
-    before = _used(device) if device == "cpu" else 0
-    made, seconds = _run(case.size, device, case, steps)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-    parameters = list(made.model.parameters())
-    held = [*parameters, *(p.grad for p in parameters if p.grad is not None)]
-    held += [value for state in made.optimizer.state.values() for value in state.values()]
-    return {
-        "peak_bytes": peak - before,
-        "held_bytes": sum(value.nbytes for value in held),
-        "pairs_per_second": steps * case.batch / seconds,
-        "seconds_per_step": seconds / steps,
-        "steps": steps,
-    }
-
-
-def _run(size: str, device: str, case: Case, steps: int) -> tuple[Trainer, float]:
-    """A trainer after a step of two rows and some whole ones, and the seconds of those; its peak starts anew in between."""
     options = {"batch_size": case.batch, "optim.chunk": case.chunk, "model.checkpointing": case.checkpointing}
-    config = load_config(PRESETS[size], overrides={**options, "device": device})
+    config = load_config(PRESETS[case.size], overrides={**options, "device": device})
+    _warm_up(config, case.size)
+    before = _used(device) if device == "cpu" else 0
     made, seconds = trainer(config), 0.0
-    made.update(iter([MadeUp(replace(config, batch_size=2)).batch(0)]))
+    held = _make_state(made)
     _start_anew(device)
     stream = made.loader.batches(0)
     for _ in range(steps):
@@ -104,7 +88,35 @@ def _run(size: str, device: str, case: Case, steps: int) -> tuple[Trainer, float
         started = time.perf_counter()
         made.update(iter([batch]))
         seconds += time.perf_counter() - started  # it has read the loss from the device
-    return made, seconds
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
+    return {
+        "peak_bytes": peak - before,
+        "held_bytes": held,
+        "pairs_per_second": steps * case.batch / seconds,
+        "seconds_per_step": seconds / steps,
+        "steps": steps,
+    }
+
+
+def _warm_up(config: Config, size: str) -> None:
+    """A step of a small model with the losses of `config`, batch and dimensions included: they are compiled for these."""
+    small = load_config(PRESETS["quickstart" if size == "quickstart" else "micro"])
+    model = replace(small.model, dim=config.model.dim)
+    rows = min(config.batch_size, 64) if config.device == "cuda" else config.batch_size  # nothing is compiled there
+    made = trainer(
+        replace(small, model=model, loss=config.loss, mask=config.mask, batch_size=rows, device=config.device)
+    )
+    made.update(made.loader.batches(0))
+
+
+def _make_state(made: Trainer) -> int:
+    """The optimiser's state, as after a first step; bytes of it, the weights and their gradients."""
+    parameters = [p for group in made.optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    made.optimizer.step()
+    state = [value for found in made.optimizer.state.values() for value in found.values()]
+    return sum(value.nbytes for value in [*made.model.parameters(), *parameters, *state])
 
 
 def _start_anew(device: str) -> None:
@@ -160,7 +172,8 @@ def compare(cases: Sequence[Case], device: str, steps: int, minutes: float, path
 
 
 def print_row(row: Row) -> None:
-    what = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{'checkpointing' if row['checkpointing'] else '':<15}"
+    how = "checkpointing" if row["checkpointing"] else ""
+    what = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{how:<15}"
     figures = row.get("failed") or row.get("absent")
     print(what, figures or f"{row['peak_bytes'] / 1e9:.2f} GB, {row['pairs_per_second']:.2f} pairs/s", flush=True)
 

@@ -17,9 +17,9 @@ from typing import Any
 from .environment import ROOT
 from .tables import RESULTS, UNMEASURED, compiled, gpu, limit, load, losses, memory, model, origin, table
 from .tile_tables import predicted, step, tiles
-from .trainer_tables import miniature
+from .trainer_tables import batch_memory, miniature
 
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/reproduce.md"))
+DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/reproduce.md", "docs/training.md"))
 RECIPE_COLUMNS = {
     "R@1 A→T, %": ("retrieval.a2t.r1", 100),
     "R@1 T→A, %": ("retrieval.t2a.r1", 100),
@@ -108,6 +108,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "compiled": compiled,
     "gpu": gpu,
     "miniature": miniature,
+    "batch-memory": batch_memory,
 }
 MARKED = re.compile(r"(<!-- report: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
