@@ -16,7 +16,7 @@ quickstart: install
 
 # lint, types, ahead-of-time compilation of every kernel for every architecture, and all tests that need no GPU
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

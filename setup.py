@@ -31,6 +31,7 @@ AAC = ["aac-datasets>=0.7"]  # AudioCaps, Clotho, MACS and WavCaps as that packa
 WDS = ["braceexpand>=0.1.7"]  # `{000..099}` in the names of tar shards, as WebDataset expands it
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",  # two files of tests at a time
     "hypothesis>=6.100",  # property tests
     "ranx>=0.3.20",  # an independent implementation of the retrieval metrics
     "ruff==0.17.6",
