@@ -32,7 +32,8 @@ from prolap.data.vocabulary import END
 from prolap.encoders import tokenizer_of
 from prolap.gradcache import Chunks, Encode
 from prolap.model import ProLAP, build_model
-from prolap.rehearsal import StandIn
+from prolap.rehearsal import MadeUp, StandIn
+from prolap.settings import load_config
 from prolap.step import training_losses
 from prolap_kernels import Gaussian
 from tests.live_memory import peak_bytes
@@ -156,6 +157,24 @@ def test_the_unchunked_gradient_without_dropout_and_batch_statistics(name: str, 
     torch.testing.assert_close(chunked.logs, whole.logs)
     assert torch.equal(chunked.masks.get_state(), whole.masks.get_state())
     assert whole.difference(chunked) < terms * EPS
+
+
+def test_mixtures_are_encoded_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"batch_size": 8, "data.seconds": 1, "model.width": 32, "model.dim": 16, "model.max_tokens": 12}
+    config = load_config("mixprolap+tiny", overrides=changes)
+    data = MadeUp(config).batch(0)
+    assert data.mixtures is not None
+    whole = Step(Encode(model_of(config, training=False)), config, data)
+    model, calls = model_of(config, training=False), {"audio": 0, "text": 0}
+    for modality in calls:
+        counted(model, modality, calls, monkeypatch)
+    chunked = Step(Chunks(model, 3), config, data)
+    torch.testing.assert_close(chunked.loss, whole.loss)
+    assert whole.difference(chunked) < 100 * EPS
+    assert calls == {
+        "audio": 2 * (3 + 4),
+        "text": 2 * (3 + 2),
+    }  # 8 rows; 3 levels of 4 mixtures, whose captions are one
 
 
 @pytest.mark.parametrize("amp", [False, True])
