@@ -40,7 +40,7 @@ class Batch:
     frames: Tensor
     """[B] int64, frames that hold sound; the rest is padding."""
     tokens: Tensor
-    """[B, L] int64, 0 is padding."""
+    """[B, L] int64, padded as the text encoder's tokenizer pads."""
     index: Tensor
     """[B] int64, the clip's index in its data set; several captions of one clip share it."""
     chain: Tensor
