@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,3 +116,38 @@ def test_gradcheck_of_the_matrix(score: Score) -> None:
         return pairwise_score(Gaussian(*t[:2]), Gaussian(*t[2:]), score=name, **options)
 
     assert torch.autograd.gradcheck(matrix_of, inputs, atol=1e-7)
+
+
+@pytest.mark.parametrize("score", **names)
+def test_blocks_and_eager_pieces_change_no_value(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 2 x 2 and pieces of a pair or so; gradients are added in another order."""
+    x, y = (Gaussian(*(t.requires_grad_() for t in draw(k, 6, k))) for k in (7, 5))
+    weight = torch.linspace(-1, 1, 35, device=DEVICE).reshape(7, 5)
+    whole = matrix(score, x, y, "chunked")
+    grads = gradients(whole, weight, x, y)
+    monkeypatch.setitem(tile_blocks.MATRIX_CELLS, DEVICE, 2 * 2 * tile_blocks.PARTS * 6)
+    monkeypatch.setattr(tile_blocks, "EAGER_CELLS", 8)
+    assert len(list(tile_blocks._blocks(x, y))) == 4 * 3
+    parted = matrix(score, x, y, "chunked")
+    torch.testing.assert_close(parted, whole, rtol=4 * torch.finfo(torch.float32).eps, atol=1e-6)
+    for got, want in zip(gradients(parted, weight, x, y), grads, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * max(float(want.abs().max()), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.zeros(3, 4)}, TypeError, r"x must be a Gaussian\(mean, logvar\) for this score, got a Tensor"),
+        ({"y": Gaussian(torch.zeros(3, 5), torch.zeros(3, 5))}, ValueError, "y must have x's 4 dimensions, got 5"),
+        ({"y": Gaussian(torch.zeros(3, 4), torch.zeros(3, 1))}, ValueError, r"y.logvar must have the shape of mean"),
+        ({"y": Gaussian(torch.zeros(3, 4).double(), torch.zeros(3, 4))}, TypeError, "y.mean must have x.mean's dtype"),
+        ({"score": "inclusoin"}, ValueError, "did you mean 'inclusion'"),
+        ({"score": "kl", "convention": "prolip"}, (TypeError, ValueError), "convention"),
+        ({"backend": "fused"}, ValueError, "backend must be one of"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    z = Gaussian(torch.zeros(3, 4), torch.zeros(3, 4))
+    given: dict[str, Any] = {"x": z, "y": z, "score": "inclusion"} | change
+    with pytest.raises(error, match=message):
+        pairwise_score(given.pop("x"), given.pop("y"), **given)
