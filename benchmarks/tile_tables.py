@@ -12,10 +12,12 @@ def _time(row: Row) -> str:
 
 
 def tiles() -> str:
-    """Everyone's time and memory on the matrix of inclusions, forward and with gradients."""
-    found = load("cpu/tiles.json")
-    if found is None:
-        return UNMEASURED
+    """Everyone's time and memory on the matrix of inclusions, forward and with gradients: a table for each run."""
+    parts = [_tiles(found) for name in ("cpu/tiles.json", "cpu/tiles-gradients.json") if (found := load(name))]
+    return "\n\n".join(parts) or UNMEASURED
+
+
+def _tiles(found: Row) -> str:
     lines = []
     for row in found["rows"]:
         place = [row["case"], " × ".join(f"{size:,}" for size in row["shape"]), row["contender"]]
