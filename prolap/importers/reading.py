@@ -71,9 +71,9 @@ def read(file: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refused(file, error)) from error
+        raise CheckpointError(_refused(file)) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"init: {file} cannot be read: {' '.join(str(error).split())}.") from error
+        raise CheckpointError(f"init: {file} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"init: {file} holds a {type(content).__name__}, want tensors by name.")
     return content
@@ -89,7 +89,7 @@ def tensors_only(content: Any, file: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _refused(file: Path, error: Exception) -> str:
+def _refused(file: Path) -> str:
     names: list[str] = []
     if zipfile.is_zipfile(file):
         try:
@@ -98,8 +98,8 @@ def _refused(file: Path, error: Exception) -> str:
         except Exception:  # it reads the same damaged file
             names = []
     if not names:
-        lines = str(error).splitlines()
-        return f"init: {file} cannot be read: {lines[0] if lines else 'it is empty'}."
+        # torch's own words advise to read it with code, which nobody should follow
+        return f"init: {file} cannot be read: it is damaged, or neither safetensors nor what torch.save wrote."
     return (
         f"init: {file} holds objects that could run code when they are read ({', '.join(names)}), which is refused; save "
         "the weights alone, as a dict of tensors by name."
