@@ -85,6 +85,13 @@ def measure(run: Run, data: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def keep(path: Path, name: str, run: dict[str, Any]) -> None:
+    """Put one run, with what it was run on, into the file beside the others; they take too long to repeat for one."""
+    runs = json.loads(path.read_text())["runs"] if path.is_file() else {}
+    runs[name] = run | {"stamp": stamp("cpu")}  # its seconds are for the curious: other work may have run beside
+    write_json(path, {"runs": {known: runs[known] for known in RUNS if known in runs}})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature_runs", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -92,13 +99,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    found = stamp("cpu") | {"runs": {}}  # seconds are kept for the curious; other work may have run beside
     for name in args.only:
         print(f"== {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            found["runs"][name] = measure(RUNS[name], args.data.resolve(), Path(folder))
+            run = measure(RUNS[name], args.data.resolve(), Path(folder))
         if args.json:
-            write_json(args.json, found)
+            keep(args.json, name, run)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def miniature() -> str:
         command = f"`--preset {run['preset']} {' '.join(run['options'])}`"
         rows.append([f"{name}: {command}", str(retrieval["n"]), *cells, chance])
     head = ["run", "N", "T→A R@1 / mAP@10, %", "A→T R@1 / mAP@10, %", "chance R@1, %"]
-    return f"{origin(found)}, random initial weights:\n\n{table(head, rows)}"
+    origins = dict.fromkeys(origin(run["stamp"]) for run in found["runs"].values())
+    return f"{'; '.join(origins)}; random initial weights:\n\n{table(head, rows)}"
 
 
 def batch_memory() -> str:
