@@ -4,7 +4,7 @@
     python -m benchmarks.miniature FOLDER --package tuxpaint-stamps-default_*.deb
     prolap train --preset prolap --data.train audiocaps:FOLDER/audiocaps ...
 
-The package holds some 4,500 phrases spoken in eleven languages ("Un corbeau."), each with its English text, and 95 recorded
+The package holds some 4,500 phrases spoken in twelve languages ("Un corbeau."), each with its English text, and 95 recorded
 sounds of animals, instruments and tools. An item is one of them; a clip is a few items one after the other, 10 s for
 AudioCaps, 15 to 30 s for Clotho, and its five captions say ever less of it. What is learned from it says nothing about the
 real data sets: it proves that the commands work on recorded sound in their layouts.
