@@ -78,7 +78,7 @@ def quickstart() -> str:
             _number(c["value"]),
             _number(c["control"]),
             f"{c['threshold']:g}",
-            "passed" if c["passed"] else "**failed**",
+            {True: "passed", False: "**failed**", None: "not measured"}[c["passed"]],
         ]
         for c in found["claims"]
     ]

@@ -63,12 +63,15 @@ class ProLAP(nn.Module):
     def encode_audio(
         self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Gaussian:
-        """Log-mel [B, frames, mels], valid frames [B] -> Gaussian [B, dim]; `masked` as audio_grid, True hides."""
-        return self.audio_head(self.audio(audio, frames, masked, mode))
+        """Log-mel [B, frames, mels], valid frames [B] -> Gaussian [B, dim]; `masked` as audio_grid, True hides.
+
+        `mode` "delete" is "substitute" for an encoder that cannot leave tokens out (`can_delete`).
+        """
+        return self.audio_head(self.audio(audio, frames, masked, _possible(mode, self.audio)))
 
     def encode_text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
-        """Tokens int64 [B, L] -> Gaussian [B, dim]; `masked` as text_grid, True hides."""
-        return self.text_head(self.text(tokens, None, masked, mode))
+        """Tokens int64 [B, L] -> Gaussian [B, dim]; `masked` as text_grid, True hides; `mode` as in encode_audio."""
+        return self.text_head(self.text(tokens, None, masked, _possible(mode, self.text)))
 
     def embed_audio(
         self, audio: Sequence[str | Path | Tensor | np.ndarray], sample_rate: int | None = None, batch_size: int = 256
@@ -129,6 +132,10 @@ def _lookup(kind: str, registry: dict[str, Callable[..., Encoder]], name: str) -
     if name not in registry:
         raise ValueError(f"model.{kind}: got {name!r}, want one of {', '.join(sorted(registry))}.")
     return registry[name]
+
+
+def _possible(mode: str, encoder: Encoder) -> str:
+    return "substitute" if mode == "delete" and not encoder.can_delete else mode
 
 
 def _check_audio(audio: Any, sample_rate: int | None) -> None:

@@ -19,13 +19,13 @@ SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "1 or more": (
         lambda value: value >= 1,
-        "batch_size steps log_every eval_every checkpoint_every optim.accumulate threads data.clips data.dev_clips "
+        "batch_size log_every eval_every checkpoint_every optim.accumulate threads data.clips data.dev_clips "
         "data.test_clips data.sample_rate data.mels data.window data.hop model.width model.dim model.max_tokens mix.levels "
         "safety.max_skipped",
     ),
     "0 or more": (
         lambda value: value >= 0,
-        "seed data.seed patience workers overfit mask.audio_copies mask.text_copies optim.weight_decay optim.scale_lr "
+        "seed data.seed steps patience workers overfit mask.audio_copies mask.text_copies optim.weight_decay optim.scale_lr "
         "optim.logvar_lr optim.audio_lr optim.text_lr optim.clip optim.warmup_epochs optim.chunk safety.min_spread "
         "data.min_seconds data.augment.gain_db data.augment.noise_db data.augment.time_masks data.augment.time_width "
         "data.augment.band_masks data.augment.band_width",

@@ -175,6 +175,8 @@ class Trainer:
             ending = self._ending() or ("interrupted" if interrupt.received else None)
             if save or better or ending:
                 self.save(better)
+        if self.saved is None:  # no step was asked for: the starting weights become a run that can be evaluated
+            self.save(self.evaluate())
         return ending or "finished"
 
     def update(self, stream: Iterator[Batch]) -> Outcome:

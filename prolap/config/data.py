@@ -93,7 +93,7 @@ class MaskConfig:
     text_copies: int = 3
     """Masked copies of a caption, each with more masked than the one before."""
     mode: Literal["substitute", "delete"] = "substitute"
-    """A learnable [MASK] token in place of what is masked, or leave it out where the encoder can."""
+    """A learnable [MASK] token in place of what is masked, or `delete` it where the encoder can (HTS-AT cannot)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's claims, each with its value, its control, the threshold and whether it passed.
 
-A claim reads only metrics.json, so it can be checked again from the file. A claim that fails is listed as failed, and
-one whose input is missing is not passed, with the reason.
+A claim reads only metrics.json, so it can be checked again from the file. A claim that fails is listed as failed; one
+whose input is missing is neither passed nor failed, and says why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Claim:
     control: float | None
     """What the value has to be held against: the twin, chance, random words."""
     threshold: float
-    passed: bool
+    passed: bool | None
+    """None: not measured, `detail` says why."""
     rule: str
     """What passing takes, in words."""
     detail: str
@@ -124,15 +125,16 @@ def _length(m: Mapping[str, Any]) -> Claim:
 
 
 def _generality(m: Mapping[str, Any]) -> Claim:
-    partial, rate = _get(m, "uncertainty.level_partial"), _get(m, "uncertainty.wordy_general_rate")
-    span = _get(m, "uncertainty.wordy_general_interval")
-    random = (m.get("uncertainty") or {}).get("level_partial_random_words")
+    rate, span = _get(m, "uncertainty.wordy_general_rate"), _get(m, "uncertainty.wordy_general_interval")
+    partial, random = (m["uncertainty"].get(key) for key in ("level_partial", "level_partial_random_words"))
+    if rate > 0.5:  # else it has failed already: where u is a function of the length, the partial is undefined
+        partial = _get(m, "uncertainty.level_partial")
     return Claim(
         name="uncertainty.generality",
         value=partial,
         control=random,
         threshold=0.0,
-        passed=partial < 0 and rate > 0.5,
+        passed=rate > 0.5 and partial < 0,
         rule="at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2",
         detail=f"rate {rate:.3f} [{span['low']:.3f}, {span['high']:.3f}]; control: the partial on random words",
     )
@@ -172,7 +174,7 @@ def _claim(name: str, threshold: float, make: Any) -> Claim:
     try:
         found: Claim = make()
     except _Missing as missing:
-        return Claim(name, None, None, threshold, False, "needs its input", str(missing))
+        return Claim(name, None, None, threshold, None, "needs its input", str(missing))
     return found
 
 

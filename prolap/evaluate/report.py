@@ -12,7 +12,7 @@ _COLUMNS = (("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"), ("map10", "mAP@10"))
 
 
 def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console: Any = None) -> None:
-    """Print retrieval of model and twin (percent), on unseen source sets too, and every claim passed or failed."""
+    """Print retrieval of model and twin (percent), on unseen source sets too, and every claim passed, failed or not measured."""
     try:
         from rich.console import Console
         from rich.table import Table
@@ -42,8 +42,9 @@ def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console
     console.print(_claim_table(Table, claims))
     for claim in claims:
         console.print(f"  {claim.name}: {claim.detail}", style="dim", highlight=False, soft_wrap=True)
-    passed = sum(claim.passed for claim in claims)
-    console.print(f"{passed} of {len(claims)} claims passed.")
+    judged = [claim.passed for claim in claims if claim.passed is not None]
+    rest = f"; {len(claims) - len(judged)} were not measured" if len(judged) < len(claims) else ""
+    console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
 
 
 def _add(table: Any, ours: Mapping[str, Any], theirs: Mapping[str, Any], note: str) -> None:
@@ -53,6 +54,9 @@ def _add(table: Any, ours: Mapping[str, Any], theirs: Mapping[str, Any], note: s
             other = theirs.get(key)
             cells += [f"{100 * ours[key][column]:.1f}", f"{100 * other[column]:.1f}" if other else "-"]
         table.add_row(*cells)
+
+
+_MARK = {True: "[green]passed[/green]", False: "[red]failed[/red]", None: "not measured"}
 
 
 def _claim_table(table_class: Any, claims: Sequence[Claim]) -> Any:
@@ -66,8 +70,8 @@ def _claim_table(table_class: Any, claims: Sequence[Claim]) -> Any:
     ):
         table.add_column(head, **options)
     for claim in claims:
-        mark = "[green]passed[/green]" if claim.passed else "[red]failed[/red]"
-        table.add_row(claim.name, _number(claim.value), _number(claim.control), f"{claim.threshold:g}", mark)
+        numbers = _number(claim.value), _number(claim.control), f"{claim.threshold:g}"
+        table.add_row(claim.name, *numbers, _MARK[claim.passed])
     return table
 
 

@@ -87,6 +87,18 @@ def test_a_public_file_trains_on(data: Path, tmp_path: Path) -> None:
     assert all(report["dropped"].values())
 
 
+def test_no_steps_make_a_run_of_the_starting_weights(data: Path, twin: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(tiny_config(data, run, init=str(twin), **SHORT | {"steps": 0}), progress=False)
+    assert (result.step, result.stopped, result.best_step) == (0, "finished", 0)
+    start, theirs = load_model(run), load_model(twin).state_dict()
+    mapped = json.loads((run / FILE).read_text())["mapped"]
+    assert mapped
+    assert all(torch.equal(start.state_dict()[name], theirs[name]) for name in mapped)
+    again = train(tiny_config(data, run, init=str(twin), **SHORT | {"steps": 0}), resume=True, progress=False)
+    assert (again.step, again.best_value) == (0, result.best_value)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

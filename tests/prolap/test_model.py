@@ -167,6 +167,15 @@ def test_the_published_architecture_in_small_embeds_sounds_and_captions() -> Non
     assert together.mean.shape == (3, config.model.dim)
     assert type(built.audio_head.mean) is MEAN_HEADS["msclap"]
 
+    built.eval()
+    frames = torch.tensor([400, 700])
+    audio = torch.randn(2, 700, config.data.mels)
+    masked = built.audio_grid(audio, frames) & (torch.rand(built.audio_grid(audio, frames).shape) < 0.5)
+    substituted, deleted = (built.encode_audio(audio, frames, masked, mode) for mode in ("substitute", "delete"))
+    assert torch.equal(substituted.mean, deleted.mean), "HTS-AT cannot leave tokens out"
+    with pytest.raises(ValueError, match="mode: got 'drop'"):
+        built.encode_audio(audio, frames, masked, "drop")
+
 
 def test_errors_say_what_is_wanted() -> None:
     built = model()

@@ -195,8 +195,8 @@ def test_a_model_that_counts_words_is_exposed() -> None:
     assert "no variation" in found["reasons"]["uncertainty.level_partial"]
     assert found["uncertainty"]["wordy_general_rate"] == 0.0
     passed = {claim.name: claim.passed for claim in claims(found)}
-    assert not passed["uncertainty.length"]
-    assert not passed["uncertainty.generality"]
+    assert passed["uncertainty.length"] is False
+    assert passed["uncertainty.generality"] is False
 
 
 def test_a_guessing_model_is_at_chance() -> None:

@@ -20,6 +20,7 @@ from prolap import gradcache, logs
 from prolap.options import ConfigError
 from prolap.runs import load_run_config
 from prolap.train import train
+from tests.prolap.public_models import MICRO_MSCLAP, small_msclap
 from tests.prolap.tiny import as_words, tiny_config, tiny_options, write_data
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and signals")
@@ -140,6 +141,24 @@ def test_killed_between_chunks(data: Path, whole: Path, tmp_path: Path) -> None:
 
     assert killed_in_fork(work)
     resume(tmp_path / "run")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_killed_in_fine_tuning_a_public_file(data: Path, tmp_path: Path) -> None:
+    """Chunks, a frozen tower and weights of elsewhere, which are gone when the run goes on."""
+    public = small_msclap(tmp_path / "clap.pth")
+    towers = {name.replace(".", "__"): value for name, value in (word.split("=") for word in MICRO_MSCLAP)}
+    options = {"preset": "prolap", "init": str(public), "model__freeze": "text", "optim__chunk": 3, "steps": 3}
+    options |= {"eval_every": 3, "checkpoint_every": 1, "optim__accumulate": 1, **towers}
+    train(tiny_config(data, tmp_path / "whole", **options), progress=False)
+
+    def work() -> None:
+        training.training_losses = killing(training.training_losses, 3)  # type: ignore[assignment]
+        train(tiny_config(data, tmp_path / "run", **options), progress=False)
+
+    assert killed_in_fork(work)
+    public.unlink()
+    assert resume(tmp_path / "run").step == 3
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
