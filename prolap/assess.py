@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prolap import metrics
+from prolap import environment, metrics
 from prolap.config import Config
 from prolap.data import AudioTextData
 from prolap.evaluate import claims, plots
 from prolap.evaluate.protocol import evaluate_full
 from prolap.evaluate.report import print_report
 from prolap.model import ProLAP
+from prolap.progress import shown
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Assessed:
     """metrics.json; the plots stand beside it."""
     log: Path | None = None
     """train.jsonl of the run, for the plot of the loss terms."""
+    progress: bool = True
 
 
 def assess(what: Assessed, seconds: dict[str, float], started: float) -> dict[str, Any]:
@@ -37,14 +39,19 @@ def assess(what: Assessed, seconds: dict[str, float], started: float) -> dict[st
     """
     began = time.perf_counter()
     config = what.config
-    found = evaluate_full(what.model, what.data, twin=what.twin, seed=config.seed, mask=config.mask)
+    device = environment.pick_device(config.device)
+    models = [model and model.to(device) for model in (what.model, what.twin)]
+    with shown(what.progress):
+        found = evaluate_full(
+            models[0], what.data, twin=models[1], seed=config.seed, mask=config.mask, workers=config.workers
+        )
     judged = claims.claims(found.metrics)
     folder = what.path.parent
     log = what.log if what.log is not None and what.log.is_file() else None
     plotted = plots.write_plots(found.metrics, found.evidence, folder, log=log)
     now = time.perf_counter()
     seconds |= {"evaluate": now - began, "total": now - started}
-    content = metrics.document(config, found.metrics, claims.as_json(judged), seconds)
+    content = metrics.document(config, device, found.metrics, claims.as_json(judged), seconds)
     metrics.write(what.path, content)
     print_report(found.metrics, judged)
     print(f"written: {what.path}" + "".join(f", {path.name}" for path in plotted))

@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=("dev", "test"), default="test", help="data (default: test)")
     evaluate.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
     evaluate.add_argument("--out", type=Path, help="file to write instead of RUN/metrics.json")
+    evaluate.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    evaluate.add_argument("--workers", type=int, help="processes that read sounds (default: as in training)")
+    evaluate.add_argument("--quiet", action="store_true", help="no progress")
     evaluate.set_defaults(action=_evaluate)
     memory_command.add(commands)
     data_command.add(commands)
@@ -158,18 +161,26 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     if rest:
         raise ConfigError(f"unknown option {rest[0]!r} on the command line; `prolap evaluate --help` lists all.")
     started = time.perf_counter()
+    from prolap import environment
     from prolap.assess import Assessed, assess
     from prolap.checkpoint import load_model
     from prolap.data import open_data
+    from prolap.progress import data_progress
 
     model = load_model(arguments.run, arguments.which)
     twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
-    config = model.config
+    config = replace(model.config, device=arguments.device)
+    if arguments.workers is not None:
+        if arguments.workers < 0:
+            raise ConfigError(f"workers: got {arguments.workers} on the command line, want 0 or more.")
+        config = replace(config, workers=arguments.workers)
+    environment.pick_device(config.device)  # says at once if it is none
     if arguments.data:
         config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
-    data = open_data(config, arguments.split)
+    data = open_data(config, arguments.split, data_progress(not arguments.quiet))
     path = arguments.out or arguments.run / "metrics.json"
-    assess(Assessed(model, twin, data, config, path, arguments.run / "train.jsonl"), {}, started)
+    log = arguments.run / "train.jsonl"
+    assess(Assessed(model, twin, data, config, path, log, progress=not arguments.quiet), {}, started)
     return 0
 
 

@@ -13,11 +13,11 @@ from prolap.data.dataset import AudioTextData
 from prolap.model import ProLAP
 
 
-def dev_metrics(model: ProLAP, data: AudioTextData) -> dict[str, float]:
+def dev_metrics(model: ProLAP, data: AudioTextData, workers: int = 0) -> dict[str, float]:
     """`<r1|r5|r10|map10>_<t2a|a2t|mean>` on a data set, as fractions; mean is that of both directions."""
     from prolap.evaluate.protocol import evaluate_retrieval
 
-    return _named(evaluate_retrieval(model, data))
+    return _named(evaluate_retrieval(model, data, workers))
 
 
 def batch_metrics(model: ProLAP, batch: Batch) -> dict[str, float]:

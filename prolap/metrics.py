@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prolap import environment
 from prolap.config import Config
 from prolap.files import write_text
@@ -17,10 +19,14 @@ SCHEMA_VERSION = 1
 
 
 def document(
-    config: Config, sections: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], seconds: Mapping[str, Any]
+    config: Config,
+    device: torch.device,
+    sections: Mapping[str, Any],
+    claims: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The sections of `prolap.evaluate.protocol.evaluate` with configuration, versions, claims and times (s)."""
-    found = environment.versions(config.device if config.device != "auto" else "cpu")
+    found = environment.versions(device)
     return {
         "schema_version": SCHEMA_VERSION,
         "config": to_dict(config),

@@ -1,13 +1,43 @@
-"""How far training is: a bar in a terminal, plain lines elsewhere. Everything goes to standard error."""
+"""How far training and evaluation are: a bar in a terminal, plain lines elsewhere. Everything goes to standard error."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SHOWN: ContextVar[bool] = ContextVar("shown", default=False)
+"""Whether `watched` says anything: in an evaluation of its own, and not in one beside a bar of training."""
+
+
+@contextmanager
+def shown(wanted: bool) -> Iterator[None]:
+    """Inside this block `watched` shows how far it is, if `wanted`."""
+    before = _SHOWN.set(wanted)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(before)
+
+
+def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items, of which there are `total`: with a bar in a terminal, with a line at their start elsewhere."""
+    if not _SHOWN.get():
+        yield from items
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
+        yield from track(items, what, total, console=Console(stderr=True), transient=True)
+    else:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+        yield from items
 
 
 def data_progress(wanted: bool) -> Callable[[str, int, int], None] | None:

@@ -79,6 +79,7 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         config,
         folder / "metrics.json",
         Path(ours.run) / "train.jsonl",
+        progress,
     )
     content = assess(assessed, clock.seconds, started)
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))

@@ -53,7 +53,7 @@ class Config:
     batch_size: int = 256
     """Pairs of a sound and a caption in a micro-batch."""
     steps: int = 900
-    """Optimiser steps; 0 makes a run of the starting weights, to evaluate what `init` brings."""
+    """Optimiser steps. 0 makes a run of the starting weights, to evaluate what `init` brings."""
     epochs: float | None = None
     """Length of training in epochs instead of steps; of the two, the one that was set last counts."""
     log_every: int = 10

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from prolap.config import MaskConfig
 from prolap.data.masking import recursive_masks
+from prolap.data.reading import in_order
+from prolap.progress import watched
 from prolap.seeding import numpy_generator, torch_generator
 from prolap_kernels import Gaussian
 
@@ -120,16 +122,20 @@ def masked_texts(
     return [_cpu(model.encode_text(tokens, masked=m.to(device), mode=mask.mode)) for m in masks], share
 
 
-def embed_sounds(models: Sequence[Any], data: Any, mask: MaskConfig | None = None, *, seed: int = 0) -> list[Embedded]:
-    """Every sound of the data set by every model, and masked versions of the `chosen` ones unless `mask` is None."""
+def embed_sounds(
+    models: Sequence[Any], data: Any, mask: MaskConfig | None = None, *, seed: int = 0, workers: int = 0
+) -> list[Embedded]:
+    """Every sound of the data set by every model, and masked versions of the `chosen` ones unless `mask` is None.
+
+    `workers` processes read ahead.
+    """
     rows = chosen(len(data), seed) if mask else torch.zeros(0, dtype=torch.int64)
     plain: list[list[Gaussian]] = [[] for _ in models]
     hidden: list[list[list[Gaussian]]] = [[] for _ in models]
     shares: list[Tensor] = []
     with evaluating(*models):
-        for first in range(0, len(data), BATCH):
-            indices = range(first, min(first + BATCH, len(data)))
-            audio, frames = data.features_batch(indices)
+        batches = in_order(data, BATCH, workers)
+        for (first, *_), audio, frames in watched(batches, f"Embedding {len(data):,} sounds", -(-len(data) // BATCH)):
             inside = rows[(rows >= first) & (rows < first + BATCH)] - first
             for number, model in enumerate(models):
                 device = _device(model)
@@ -148,14 +154,16 @@ def embed_texts(model: Any, texts: Sequence[str]) -> Gaussian:
     """Captions to Gaussians on the CPU, in the order given."""
     with evaluating(model):
         parts = [texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH)]
-        return cat([_cpu(model.embed_text(list(part))) for part in parts])
+        seen = watched(parts, f"Embedding {len(texts):,} captions", len(parts)) if len(texts) > 1 else parts
+        return cat([_cpu(model.embed_text(list(part))) for part in seen])
 
 
 def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0) -> Embedded:
     """Captions with their masked versions."""
     hidden, shares = [], []
+    firsts = range(0, len(texts), TEXT_BATCH)
     with evaluating(model):
-        for first in range(0, len(texts), TEXT_BATCH):
+        for first in watched(firsts, f"Embedding {len(texts):,} captions, masked", len(firsts)):
             generator = torch_generator(seed, "evaluation masks", "text", first)
             copies, share = masked_texts(model, texts[first : first + TEXT_BATCH], mask, generator)
             hidden.append(copies)

@@ -15,6 +15,7 @@ from prolap.evaluate.pool import Pool
 from prolap.evaluate.retrieval import RiskCoverage
 from prolap.evaluate.traversal import LEVELS, Traversal
 from prolap.evaluate.uncertainty import mean_logvar
+from prolap.progress import watched
 from prolap.seeding import torch_generator
 
 SWEEP = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9)
@@ -81,7 +82,7 @@ def mask_sweep(
         name: {key: [] for key in ("ratio", "mean", "low", "high")} for name in ("audio", "text")
     }
     with evaluating(model):
-        for ratio in SWEEP:
+        for ratio in watched(SWEEP, f"Masking {len(clips)} sounds and captions ever more", len(SWEEP)):
             at = MaskConfig(ratio=ratio, mode=mask.mode)
             for name in out:
                 generator = torch_generator(seed, "mask sweep", name)

@@ -68,25 +68,25 @@ def evaluate(
     return evaluate_full(model, data, twin=twin, seed=seed, mask=mask).metrics
 
 
-def evaluate_retrieval(model: Any, data: Any) -> dict[str, Any]:
+def evaluate_retrieval(model: Any, data: Any, workers: int = 0) -> dict[str, Any]:
     """The retrieval section alone: quick enough for every dev evaluation during training."""
     queries = _queries(data)
-    sounds = embed_sounds([model], data)[0]
+    sounds = embed_sounds([model], data, workers=workers)[0]
     ranks = retrieve(sounds.plain, embed_texts(model, queries.texts), queries.clip, score=score_of(model))
     metrics: dict[str, Any] = sections.tidy(sections.retrieval_section(ranks, _unseen(data)), "", {})
     return metrics
 
 
 def evaluate_full(
-    model: Any, data: Any, *, twin: Any = None, seed: int = 0, mask: MaskConfig | None = None
+    model: Any, data: Any, *, twin: Any = None, seed: int = 0, mask: MaskConfig | None = None, workers: int = 0
 ) -> Evaluation:
-    """`evaluate` and the evidence for the plots."""
+    """`evaluate` and the evidence for the plots; `workers` processes read the sounds ahead."""
     mask = mask or MaskConfig()
     if len(data) < 2:
         raise ValueError(f"data has {len(data)} clips; an evaluation needs at least 2.")
     queries, pool = _queries(data), caption_pool(data, seed=seed)
     models = [model] if twin is None else [model, twin]
-    sounds = embed_sounds(models, data, mask, seed=seed)
+    sounds = embed_sounds(models, data, mask, seed=seed, workers=workers)
     ours = _side(model, score_of(model), sounds[0], queries, pool, mask, seed)
     theirs = None if twin is None else _side(twin, "dot", sounds[1], queries, pool, mask, seed)
     evidence, unseen = Evidence(), _unseen(data)

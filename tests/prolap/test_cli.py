@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def test_train_then_evaluate_with_a_twin(data: Path, tmp_path: Path, capsys: pyt
     assert main(["train", "--quiet", "--resume", str(tmp_path / "twin")]) == 0
     assert "steps (was 3, now 4)" in error_of(["train", "--resume", str(tmp_path / "twin"), "--steps", "4"], capsys)
     assert main(["evaluate", str(tmp_path / "run"), "--twin", str(tmp_path / "twin")]) == 0
-    assert "Retrieval" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "Retrieval" in told.out
+    assert "Embedding 8 sounds ..." in told.err
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert found["schema_version"] == metrics.SCHEMA_VERSION
     assert found["config"]["batch_size"] == 4
@@ -115,11 +118,15 @@ def test_train_then_evaluate_with_a_twin(data: Path, tmp_path: Path, capsys: pyt
     assert found["claims"]
     assert {"name", "value", "control", "threshold", "passed"} <= found["claims"][0].keys()
     other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other.json")]
-    assert main(["evaluate", str(tmp_path / "run"), *other]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--device=cpu", "--workers=2", "--quiet", *other]) == 0
+    assert not capsys.readouterr().err
     found = json.loads((tmp_path / "other.json").read_text())
     assert (found["retrieval"]["n"], found["config"]["data"]["test"]) == (12, str(data / "train.csv"))
-    assert found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"]
+    assert found["versions"]["torch"] == version("torch")
+    assert found["versions"]["device"] == "cpu"
     assert found["seconds"]["evaluate"] > 0
+    assert "device: got 'tpu9'" in error_of(["evaluate", str(tmp_path / "run"), "--device", "tpu9"], capsys)
+    assert "workers: got -1" in error_of(["evaluate", str(tmp_path / "run"), "--workers", "-1"], capsys)
 
 
 def test_interrupted_training_says_how_to_go_on(
@@ -152,7 +159,9 @@ def test_quickstart_gets_its_configuration(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
-    content = metrics.document(load_config(), {"retrieval": {"n": 3}}, [{"name": "a"}], {"total": 1.0})
+    content = metrics.document(
+        load_config(), torch.device("cpu"), {"retrieval": {"n": 3}}, [{"name": "a"}], {"total": 1.0}
+    )
     metrics.write(tmp_path / "metrics.json", content)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["config"] == json.loads(json.dumps(to_dict(load_config())))

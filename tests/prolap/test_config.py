@@ -69,7 +69,7 @@ def test_steps_and_epochs_the_last_one_set_counts(tmp_path: Path) -> None:
         (["--dry-run=maybe"], "dry_run: got 'maybe' .*, want true or false"),
         (["--optim", "3"], "optim: got a single value .*, want a section"),
         (["steps"], "'steps' on the command line is no option"),
-        (["--steps", "0"], "steps: got 0 on the command line, want 1 or more"),
+        (["--steps", "-1"], "steps: got -1 on the command line, want 0 or more"),
         (["--mask.ratio", "1.5"], "mask.ratio: got 1.5 .*, want a share from 0 to 1"),
         (["--optim.lr", "0"], "optim.lr: got 0.0 .*, want more than 0"),
         (["--best-metric", "loss"], "best_metric: got loss .*, want a name such as r1_mean"),
