@@ -57,7 +57,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["prolap", "prolap.*", "prolap_kernels", "prolap_kernels.*"]),
-    package_data={"prolap": ["presets/*.yaml"], "prolap_kernels": ["py.typed"]},
+    package_data={"prolap": ["config/presets/*.yaml"], "prolap_kernels": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
     extras_require={
@@ -68,7 +68,7 @@ setup(
         "bench": BENCH,
         "all": TRAIN + WDS + TEST + BENCH[:1],
     },
-    entry_points={"console_scripts": ["prolap = prolap.cli:main"]},
+    entry_points={"console_scripts": ["prolap = prolap.cli.main:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

@@ -4,10 +4,10 @@
     python -m benchmarks.batch_memory --device cuda --json benchmarks/results/cuda/batch_memory.json
 
 Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on made-up inputs of the
-longest shapes (prolap.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes from a process of
-its own, which first takes a step of a small model with the same losses. Memory is the peak of torch's allocator on a GPU; on a
-CPU it is that of the resident set above what the small model left behind (libraries, compiled losses). Weights, gradients and the
-optimiser's state are in it. What has no room or no time is left out and says so.
+longest shapes (prolap.training.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes
+from a process of its own, which first takes a step of a small model with the same losses. Memory is the peak of torch's
+allocator on a GPU; on a CPU it is that of the resident set above what the small model left behind (libraries, compiled
+losses). Weights, gradients and the optimiser's state are in it. What has no room or no time is left out and says so.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 
 from prolap.config import Config
-from prolap.rehearsal import trainer
-from prolap.settings import load_config
-from prolap.train import Trainer
+from prolap.config.loading import load_config
+from prolap.training.rehearsal import trainer
+from prolap.training.train import Trainer
 
 from .environment import ROOT, stamp
 from .measure import _status, _used

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prolap.evaluate.retrieval import ranks
+from prolap.evaluation.retrieval import ranks
 from prolap_kernels import Gaussian, pairwise_score, pairwise_topk
 
 from .environment import ROOT, stamp

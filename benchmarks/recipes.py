@@ -46,12 +46,12 @@ COLUMNS = {
 
 def measure(name: str, seed: int, steps: int | None = None, threads: int | None = None) -> dict[str, object]:
     """Train one recipe with one seed and evaluate it on dev."""
-    from prolap.checkpoint import load_model
+    from prolap.cli.quickstart import twin_of
+    from prolap.config.loading import load_config
     from prolap.data import open_data
-    from prolap.evaluate.protocol import evaluate
-    from prolap.quickstart import twin_of
-    from prolap.settings import load_config
-    from prolap.train import train
+    from prolap.evaluation.protocol import evaluate
+    from prolap.training.train import train
+    from prolap.weights.checkpoint import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         words = [] if name == "twin" else RECIPES[name]

@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.checkpoint import load_model
     from prolap.config import Config
-    from prolap.settings import load_config
-    from prolap.train import TrainResult
+    from prolap.config.loading import load_config
+    from prolap.training.train import TrainResult
+    from prolap.weights.checkpoint import load_model
 
 __version__ = "0.1.0"
 __all__ = ["Config", "TrainResult", "load_config", "load_model"]
 
 _HOMES = {
     "Config": "prolap.config",
-    "TrainResult": "prolap.train",
-    "load_config": "prolap.settings",
-    "load_model": "prolap.checkpoint",
+    "TrainResult": "prolap.training.train",
+    "load_config": "prolap.config.loading",
+    "load_model": "prolap.weights.checkpoint",
 }
 
 

@@ -1,6 +1,6 @@
 """What a run is made of, as frozen dataclasses: every option the trainer knows, with its unit and default.
 
-Nothing here does anything; each section is read by the module of the same name, and `prolap.settings` fills it in. The
+Nothing here does anything; each section is read by the module of the same name, and `prolap.config.loading` fills it in. The
 docstring of a field is what `prolap train --help` says of it.
 """
 
@@ -43,7 +43,7 @@ class Config:
     init: str | None = None
     """Start from these weights: a run or checkpoint folder of prolap, or a public checkpoint."""
     init_format: str = "auto"
-    """What `init` is: prolap, or a name in prolap.importers.IMPORTERS; auto looks."""
+    """What `init` is: prolap, or a name in prolap.weights.importers.IMPORTERS; auto looks."""
     seed: int = 0
     """Every random number of the run derives from it."""
     device: str = "auto"

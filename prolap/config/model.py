@@ -11,11 +11,11 @@ class ModelConfig:
     """The two encoders and their heads."""
 
     audio: str = "tiny"
-    """Name in prolap.encoders.AUDIO."""
+    """Name in prolap.models.encoders.AUDIO."""
     text: str = "tiny"
-    """Name in prolap.encoders.TEXT."""
+    """Name in prolap.models.encoders.TEXT."""
     mean_head: str = "mlp"
-    """Name in prolap.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
+    """Name in prolap.models.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
     text_pool: Literal["mask", "msclap"] = "mask"
     """GPT-2 is read at its end token, or where MS-CLAP reads it: at the number of ids that are not 0, less one, which is another
     place for captions with a "!", GPT-2's id 0."""

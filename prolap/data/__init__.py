@@ -33,7 +33,7 @@ def open_data(config: Config, split: Split, progress: Progress | None = None) ->
 
 def open_spec(spec: str, config: Config, split: Split, progress: Progress | None = None) -> AudioTextData:
     """The data set that a text such as `audiocaps:FOLDER * 2 + rest.csv` names; errors as for `open_data`."""
-    from prolap.data.mixture import Mixture, parse_sum
+    from prolap.data.union import Mixture, parse_sum
 
     terms = parse_sum(spec)
     if len(terms) == 1 and terms[0].weight == 1:
@@ -44,10 +44,10 @@ def open_spec(spec: str, config: Config, split: Split, progress: Progress | None
 
 def _open_one(spec: str, config: Config, split: Split, progress: Progress | None) -> AudioTextData:
     if spec == "scenes":
-        from prolap.data.scenes import SceneData
+        from prolap.data.scenes.dataset import SceneData
 
         return SceneData(config.data, split, progress)
-    from prolap.data.manifest import ManifestData
+    from prolap.data.files.manifest import ManifestData
 
     return ManifestData(spec, config.data, config.seed, split, progress)
 
@@ -57,8 +57,8 @@ def spec_of(config: Config, split: Split) -> str:
 
     Errors: ValueError if neither does.
     """
-    from prolap.data.layouts import parse
-    from prolap.data.mixture import parse_sum
+    from prolap.data.files.layouts import parse
+    from prolap.data.union import parse_sum
 
     own: str | None = getattr(config.data, split)
     if own is not None:
@@ -78,10 +78,10 @@ def check_overlap(config: Config, data: AudioTextData) -> None:
 
     Errors: ValueError if there are any and `config.data.overlap` is `error`.
     """
-    from prolap.data.layouts import parse
-    from prolap.data.manifest import ManifestData
-    from prolap.data.mixture import Mixture, parse_sum
-    from prolap.data.overlap import Sound, common, report
+    from prolap.data.files.layouts import parse
+    from prolap.data.files.manifest import ManifestData
+    from prolap.data.files.overlap import Sound, common, report
+    from prolap.data.union import Mixture, parse_sum
 
     parts = data.parts if isinstance(data, Mixture) else [data]
     training = [Sound(e.path, e.video) for part in parts if isinstance(part, ManifestData) for e in part.entries]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prolap.data.tar import Member
+from prolap.data.files.tar import Member
 
 Source = str | Path | Member
 """A file of its own, or one in a tar archive."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prolap.config import AugmentConfig
-from prolap.seeding import torch_generator
+from prolap.utils.seeding import torch_generator
 
 
 class Augment:

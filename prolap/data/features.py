@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prolap.config import DataConfig
-from prolap.options import ConfigError
+from prolap.config.options import ConfigError
 
 FLOOR = 1e-9  # added to the mel power before the logarithm: -90 dB of a full-scale sine
 MEAN = -17.5  # natural logarithm of the mel power over the embedded scenes, rounded

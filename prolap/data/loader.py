@@ -13,7 +13,7 @@ from prolap.config import Config
 from prolap.data.batch import LEVELS, Batch
 from prolap.data.dataset import AudioTextData, Caption
 from prolap.data.mixing import Mixer, mixes
-from prolap.seeding import numpy_generator, torch_generator
+from prolap.utils.seeding import numpy_generator, torch_generator
 
 Tokenizer = Callable[[list[str]], Tensor]
 AGAIN = 1 << 20  # what the n-th return of a clip within an epoch adds to the epoch that it is drawn by

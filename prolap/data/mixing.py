@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config, LossConfig, MixConfig
+from prolap.config.options import ConfigError
 from prolap.data.audio import pad
 from prolap.data.batch import Mixtures
 from prolap.data.dataset import AudioTextData
 from prolap.data.features import Features
-from prolap.options import ConfigError
-from prolap.seeding import numpy_generator
+from prolap.utils.seeding import numpy_generator
 
 WORDS = ("and", "while")
 TERMS = ("masked_pairs", "cross_inclusion", "hierarchy", "repulsion")

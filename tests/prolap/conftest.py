@@ -10,7 +10,7 @@ import pytest
 
 from prolap.config import DataConfig
 from prolap.data import cache
-from prolap.data.soundfont import load_bank
+from prolap.data.scenes.soundfont import load_bank
 from tests.prolap.tiny import write_data
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config
-from prolap.data import tokenizers
-from prolap.importers import open_public
-from prolap.importers.report import Report
-from prolap.model import ProLAP, build_model
+from prolap.models import tokenizers
+from prolap.models.model import ProLAP, build_model
+from prolap.weights.importers import open_public
+from prolap.weights.importers.report import Report
 from tests.prolap import public_layouts as public
 
 SMALL_GPT2 = (128, 2, 128)

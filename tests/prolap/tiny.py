@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from prolap.config import Config
-from prolap.settings import load_config
+from prolap.config.loading import load_config
 
 RATE = 16_000
 CLIPS = 12

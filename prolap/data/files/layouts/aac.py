@@ -1,0 +1,85 @@
+"""What the package aac-datasets has laid out on the disk: it says which files and captions there are, we read them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from prolap.data.files.entries import Row
+from prolap.data.files.layouts.fields import existing_folder, video_id, video_of_name
+
+SPLITS: dict[str, dict[str, str]] = {
+    "AudioCaps": {"train": "train", "dev": "val", "test": "test"},
+    "Clotho": {"train": "dev", "dev": "val", "test": "eval"},
+    "MACS": {"train": "full"},
+    "WavCaps": {},
+}
+"""Class of aac_datasets -> our splits -> its subsets; any other subset is asked for as `aac/SUBSET:NAME:FOLDER`."""
+
+
+def rows(where: str, split: str) -> Iterator[Row]:
+    """One row a clip of aac_datasets' NAME in its `root` FOLDER; where is `NAME:FOLDER`. Nothing is downloaded.
+
+    Errors: ValueError for an unknown NAME or subset, or data that the package does not find; ModuleNotFoundError without
+    the package.
+    """
+    name, root = _parts(where)
+    known = SPLITS[name]
+    if split in ("train", "dev", "test") and split not in known:
+        raise ValueError(f"aac: {name} has no {split} split; ask for one of its subsets, as in aac/SUBSET:{where}")
+    folder = existing_folder(root, "aac")
+    package = _package()
+    try:
+        found = getattr(package, name)(root=str(folder), subset=known.get(split, split), download=False, verbose=0)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"aac: {name} cannot be read from {folder} ({' '.join(str(error).split())})") from error
+    yield from _rows(found)
+
+
+def _package() -> ModuleType:
+    """aac_datasets, imported although its 0.7.0 asks torchaudio for a class that 2.11 no longer has.
+
+    It wants AudioMetaData for a type annotation and where it decodes; nothing here makes it decode. So a class of that name
+    stands in while it is imported.
+    """
+    import torchaudio
+
+    lacking = not hasattr(torchaudio, "AudioMetaData")
+    if lacking:
+        torchaudio.AudioMetaData = type("AudioMetaData", (), {})
+    try:
+        return importlib.import_module("aac_datasets")
+    except ModuleNotFoundError as error:
+        if error.name != "aac_datasets":
+            raise ImportError(f"aac: aac-datasets does not work here ({error})") from error
+        raise ModuleNotFoundError("aac: needs the package aac-datasets: pip install prolap[aac]") from error
+    finally:
+        if lacking:
+            del torchaudio.AudioMetaData
+
+
+def _rows(found: Any) -> Iterator[Row]:
+    """The columns alone: asking for `audio` would decode."""
+    paths, captions = found[:, "fpath"], found[:, "captions"]
+    videos = [""] * len(paths)
+    if {"youtube_id", "start_time"} <= set(found.column_names):
+        videos = [video_id(*each) for each in zip(found[:, "youtube_id"], found[:, "start_time"], strict=True)]
+    for path, texts, video in zip(map(Path, paths), captions, videos, strict=True):
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        yield Row(path.name, path if path.is_file() else None, texts, video=video or video_of_name(path.stem))
+
+
+def _parts(where: str) -> tuple[str, str]:
+    name, _, root = where.partition(":")
+    names = {known.lower(): known for known in SPLITS}
+    if name.lower() not in names or not root:
+        raise ValueError(f"aac: got {where!r}, want NAME:FOLDER with NAME one of {', '.join(SPLITS)}")
+    return names[name.lower()], root
+
+
+def own_splits(where: str) -> bool:
+    """Whether the data set has splits of its own."""
+    return "dev" in SPLITS[_parts(where)[0]]

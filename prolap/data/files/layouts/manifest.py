@@ -1,0 +1,67 @@
+"""A CSV or JSONL file that names sounds and their captions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prolap.data.files.entries import Row
+from prolap.data.files.layouts.fields import fields_of, json_object, video_of_fields, video_of_name
+
+
+def rows(where: str, split: str = "train") -> Iterator[Row]:
+    """One row a line; the same whatever the split.
+
+    CSV: columns `audio`, one or more of `caption`, `caption_1`, ..., optional `chain` (four texts, general to
+    specific, separated by |). JSONL: keys `audio`, `caption` or a list `captions`, optional list `chain`.
+    `audio` is absolute or relative to the manifest. `youtube_id` and `start_time`, if there, serve the overlap check.
+    Errors: FileNotFoundError, or ValueError if the suffix or columns are wrong or the text is not UTF-8.
+    """
+    path = Path(where).expanduser()
+    if path.suffix.lower() not in (".csv", ".jsonl"):
+        raise ValueError(f"a manifest must end in .csv or .jsonl, got {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no manifest at {path}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                yield from _csv_rows(path, csv.DictReader(file))
+            else:
+                yield from (_json_row(path, line) for line in file if line.strip())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a {path.suffix} file in UTF-8 ({error})") from error
+
+
+def _csv_rows(path: Path, reader: csv.DictReader[str]) -> Iterator[Row]:
+    names = reader.fieldnames or []
+    columns = [name for name in names if name == "caption" or name.startswith("caption_")]
+    if "audio" not in names or not columns + [name for name in names if name == "chain"]:
+        raise ValueError(f"{path}: wanted columns `audio` and `caption` or `chain`, got {', '.join(names)}")
+    for row in reader:
+        chain = [part.strip() for part in (row.get("chain") or "").split("|")] if row.get("chain") else []
+        fields = {"captions": [row[name] for name in columns], "chain": chain, "video": video_of_fields(row)}
+        yield _row(path, row["audio"] or "", fields)
+
+
+def _json_row(path: Path, line: str) -> Row:
+    row, error = json_object(line)
+    if error.startswith("no JSON"):
+        return Row("", None, error=error)
+    if not isinstance(row.get("audio"), str):
+        return Row("", None, error="wanted a JSON object with a string `audio`")
+    return _row(path, row["audio"], fields_of(row))
+
+
+def _row(path: Path, audio: str, fields: dict[str, Any]) -> Row:
+    if not audio.strip():
+        return Row(audio, None, error="no audio given")
+    sound = path.parent / Path(audio.strip()).expanduser()
+    fields["video"] = fields["video"] or video_of_name(sound.stem)
+    return Row(audio, sound, **fields)
+
+
+def own_splits(where: str) -> bool:
+    """False: a manifest is one split."""
+    return False

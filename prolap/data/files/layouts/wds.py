@@ -1,0 +1,86 @@
+"""Tar shards as WebDataset writes them: members that share a name up to the first dot are one clip.
+
+Shards are read in place and at random: the table of members is made when the data set is opened (one header every member,
+not the sounds), so clip i is found at once, and the order of training is ours alone, a function of (seed, step), exact
+after an interruption. Nothing is unpacked; compressed archives, which can only be read from their start, are refused.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+
+from prolap.data.audio import SUFFIXES
+from prolap.data.files.entries import Row
+from prolap.data.files.layouts.fields import fields_of, json_object, names_of, video_of_name
+from prolap.data.files.tar import Member, members
+
+SPLIT = "{split}"
+
+
+def shards(where: str, split: str) -> list[Path]:
+    """The files that a pattern names: braces as in a shell, `*` and `?`, and `{split}` for the usual names of a split.
+
+    Errors: FileNotFoundError if there are none, or one that the braces name is missing.
+    """
+    names = names_of(split) if SPLIT in where else ("",)
+    for name in names:
+        if found := _expanded(str(Path(where.replace(SPLIT, name)).expanduser())):
+            return found
+    raise FileNotFoundError(f"wds: no shards at {where}" + (f" for the split {split}" if SPLIT in where else ""))
+
+
+def _expanded(pattern: str) -> list[Path]:
+    texts = [pattern]
+    if "{" in pattern:
+        try:
+            import braceexpand
+        except ImportError as error:
+            raise ModuleNotFoundError("braces in a wds: pattern need `pip install prolap[webdataset]`") from error
+        texts = list(braceexpand.braceexpand(pattern))
+    found = [[Path(path) for path in sorted(glob.glob(text))] for text in texts]
+    if any(found) and not all(found):
+        raise FileNotFoundError(f"wds: no shard at {texts[found.index([])]}")
+    return [path for some in found for path in some]
+
+
+def rows(where: str, split: str) -> Iterator[Row]:
+    """One row for each sound in the shards, in their order; captions from its .json (as in a JSONL manifest) or .txt.
+
+    Errors: FileNotFoundError for shards that are not there; ValueError for compressed or damaged ones.
+    """
+    for shard in shards(where, split):
+        clips: dict[str, dict[str, Member]] = {}
+        for member in members(shard):
+            folder, slash, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            clips.setdefault(folder + slash + stem, {})[f".{suffix.lower()}"] = member
+        for key, parts in clips.items():
+            yield _row(f"{shard.name}/{key}", key, parts)
+
+
+def _row(name: str, key: str, parts: dict[str, Member]) -> Row:
+    sound = next((parts[suffix] for suffix in SUFFIXES if suffix in parts), None)
+    if sound is None:
+        return Row(name, None, error=f"no sound among {', '.join(sorted(parts))}")
+    video = video_of_name(key.rpartition("/")[2])
+    if ".json" in parts:
+        with parts[".json"].open() as file:
+            found, error = json_object(file.read())
+        fields = fields_of(found)
+        if fields["captions"] or fields["chain"] or error or ".txt" not in parts:
+            return Row(name, sound, **(fields | {"video": fields["video"] or video}), error=error)
+        video = fields["video"] or video
+    if ".txt" not in parts:
+        return Row(name, sound, error="neither .json nor .txt beside it")
+    with parts[".txt"].open() as file:
+        try:
+            return Row(name, sound, file.read().decode("utf-8-sig").splitlines(), video=video)
+        except UnicodeDecodeError:
+            return Row(name, sound, error=f"{key}.txt is not UTF-8")
+
+
+def own_splits(where: str) -> bool:
+    """Whether the pattern has a place for the split."""
+    return SPLIT in where

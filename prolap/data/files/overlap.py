@@ -1,0 +1,179 @@
+"""Training sounds that also occur in dev or test: figures from such data are worth nothing.
+
+Two sounds are the same if their bytes are, or if they are said to come from the same YouTube video (and the same start,
+where both say one). A sound in another encoding and under another name is not found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+from prolap.data import audio, cache
+from prolap.data.files.logmel_cache import stamp
+from prolap.data.files.tar import Member
+
+log = logging.getLogger(__name__)
+ENDS = 1 << 15  # bytes hashed at either end before anything is hashed whole
+SHOWN = 5
+
+
+class Sound(NamedTuple):
+    """A sound by its place, and by the video that it comes from."""
+
+    source: audio.Source
+    video: str = ""
+
+
+class Common(NamedTuple):
+    """A sound that occurs twice."""
+
+    first: str
+    second: str
+    how: Literal["content", "video"]
+
+    def __str__(self) -> str:
+        return f"{self.first} = {self.second} ({self.how})"
+
+
+def common(first: Sequence[Sound], second: Sequence[Sound], folder: str | None = None) -> list[Common]:
+    """The sounds of the second data set that also occur in the first, each with one of those that it equals.
+
+    folder: of the cache, where hashes are kept. Files that are not there are left out.
+    """
+    with Digests(folder) as digests:
+        by_content = _Contents(first, digests)
+        by_id: dict[str, list[Sound]] = defaultdict(list)
+        for sound in first:
+            if sound.video:
+                by_id[sound.video.partition("@")[0]].append(sound)
+        found = []
+        for sound in second:
+            if (same := by_content.find(sound.source)) is not None:
+                found.append(Common(str(same), str(sound.source), "content"))
+                continue
+            name, _, start = sound.video.partition("@")
+            starts = [(each, each.video.partition("@")[2]) for each in by_id.get(name, [])] if name else []
+            if hit := next((each for each, other in starts if not start or not other or start == other), None):
+                found.append(Common(str(hit.source), str(sound.source), "video"))
+    return found
+
+
+def duplicates(sounds: Sequence[Sound], folder: str | None = None) -> list[Common]:
+    """Sounds of one data set with the same bytes as one before them."""
+    with Digests(folder) as digests:
+        contents, found = _Contents([], digests), []
+        for sound in sounds:
+            if (same := contents.find(sound.source)) is not None:
+                found.append(Common(str(same), str(sound.source), "content"))
+            contents.add(sound.source)
+    return found
+
+
+def report(training: str, other: str, found: Iterable[Common], mode: Literal["error", "warn"]) -> None:
+    """Say which sounds two data sets share: ValueError for `error`, else a line in the log; nothing if there are none."""
+    found = list(found)
+    if not found:
+        return
+    shown = "; ".join(map(str, found[:SHOWN])) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    text = f"data.overlap: {len(found)} sounds of {other} also occur in {training}: {shown}"
+    if mode == "error":
+        raise ValueError(f"{text}. Take them out of training, or go on with data.overlap=warn.")
+    log.warning("%s", text)
+
+
+class _Contents:
+    """Sounds by content. Only files of equal size are compared, by the hash of their ends, then of all their bytes."""
+
+    def __init__(self, sounds: Iterable[Sound], digests: Digests) -> None:
+        self._digests = digests
+        self._by_size: dict[int, list[audio.Source]] = defaultdict(list)
+        self._by_ends: dict[int, dict[str, list[audio.Source]]] = {}
+        for sound in sounds:
+            self.add(sound.source)
+
+    def add(self, source: audio.Source) -> None:
+        if (size := _size(source)) is not None:
+            self._by_size[size].append(source)
+            if size in self._by_ends:
+                self._by_ends[size].setdefault(self._digests.ends(source), []).append(source)
+
+    def find(self, source: audio.Source) -> audio.Source | None:
+        """A sound with the same bytes."""
+        size = _size(source)
+        if size is None or size not in self._by_size:
+            return None
+        if size not in self._by_ends:
+            known: dict[str, list[audio.Source]] = {}
+            for other in self._by_size[size]:
+                known.setdefault(self._digests.ends(other), []).append(other)
+            self._by_ends[size] = known
+        alike = self._by_ends[size].get(self._digests.ends(source), [])
+        if size <= 2 * ENDS:  # the ends were all of it
+            return alike[0] if alike else None
+        return next((other for other in alike if self._digests.whole(other) == self._digests.whole(source)), None)
+
+
+def _size(source: audio.Source) -> int | None:
+    """Bytes; None if the file is not there."""
+    if isinstance(source, Member):
+        return source.size
+    try:
+        return Path(source).stat().st_size
+    except OSError:
+        return None
+
+
+class Digests:
+    """Hashes of files, kept in the cache folder under what changes when a file does."""
+
+    def __init__(self, folder: str | None) -> None:
+        self.path = cache.folder(folder) / "digests.json"
+        self._known: dict[str, str] = {}
+        self._new = 0
+
+    def __enter__(self) -> Digests:
+        try:
+            known = json.loads(self.path.read_text())
+            self._known = {str(key): str(value) for key, value in known.items()}
+        except (OSError, ValueError, AttributeError):
+            self._known = {}  # missing or damaged: everything is hashed anew
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._new:
+            with cache.atomic(self.path) as file:
+                file.write(json.dumps(self._known).encode())
+
+    def ends(self, source: audio.Source) -> str:
+        """Of the first and last bytes; of the whole file if it is small."""
+        return self._get("ends", source)
+
+    def whole(self, source: audio.Source) -> str:
+        """Of all bytes."""
+        return self._get("whole", source)
+
+    def _get(self, kind: str, source: audio.Source) -> str:
+        name = cache.key(kind=kind, sound=stamp(source))
+        if name not in self._known:
+            with source.open() if isinstance(source, Member) else Path(source).open("rb") as file:
+                self._known[name] = _hash(file, whole=kind == "whole", size=_size(source) or 0)
+            self._new += 1
+        return self._known[name]
+
+
+def _hash(file: IO[bytes], whole: bool, size: int) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    if whole or size <= 2 * ENDS:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    else:
+        digest.update(file.read(ENDS))
+        file.seek(size - ENDS)
+        digest.update(file.read(ENDS))
+    return digest.hexdigest()

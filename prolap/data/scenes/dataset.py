@@ -1,0 +1,178 @@
+"""The embedded data set: scenes mixed from the note bank, with captions on four levels of abstraction."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prolap.config import DataConfig
+from prolap.config.options import ConfigError
+from prolap.data import cache, features
+from prolap.data.augment import Augment
+from prolap.data.dataset import Caption
+from prolap.data.features import make_features
+from prolap.data.scenes import captions as scene_captions
+from prolap.data.scenes import mix as scene_mix
+from prolap.data.scenes import plan as scene_plan
+from prolap.data.scenes.plan import Scene, Split, Universe
+from prolap.data.scenes.soundfont import Bank, load_bank
+from prolap.utils.seeding import numpy_generator
+
+log = logging.getLogger(__name__)
+CHUNK = 100  # clips a thread renders between two reports of progress
+
+
+class SceneData:
+    """A split of the scenes: `config.clips`, `dev_clips` or `test_clips` clips of `config.seconds`.
+
+    Clips are fully determined by (config.seed, split, index). Dev and test hold no combination of sources, relation
+    and attributes that occurs in train, and every meaning once; `unseen` clips are made of source sets that training
+    never contains. The log-mels are rendered once and cached as one float16 file.
+
+    Errors: ValueError for a split without clips; ConfigError for augmentation of waveforms.
+    """
+
+    def __init__(self, config: DataConfig, split: Split, progress: cache.Progress | None = None) -> None:
+        clips = {"train": config.clips, "dev": config.dev_clips, "test": config.test_clips}[split]
+        if clips < 1:
+            raise ValueError(f"data.{'' if split == 'train' else split + '_'}clips must be at least 1, got {clips}")
+        self.augment = Augment(config.augment, config.seed)
+        if self.augment.waves:
+            raise ConfigError(
+                "data.augment: got gain_db, noise_db or shift with scenes, want SpecAugment alone (time_masks, band_masks): "
+                "scenes are kept as log-mels."
+            )
+        self.name = f"scenes/{split}"
+        self.split: Split = split
+        self.config = config
+        self.bank: Bank = load_bank(config, progress)
+        self.log_mel = make_features(config)
+        self.scenes: list[Scene] = scene_plan.plan(config.seed, split, clips, Universe(self.bank.silent))
+        self._captions: list[list[Caption] | None] = [None] * clips
+        self._nodes: dict[int, tuple[int, int]] | None = None
+        self.mels = self._open(progress)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def waveform(self, i: int) -> NDArray[np.float32]:
+        """The sound of clip i, [samples] mono."""
+        return scene_mix.mix(self.scenes[i], self.bank, self.config.seconds, self.config.seed, self.split, i)
+
+    def heard(self, i: int, epoch: int | None = None) -> Tensor:
+        """The same as a tensor, in every epoch: what mixtures are made of."""
+        return torch.from_numpy(self.waveform(i))
+
+    def features(self, i: int) -> Tensor:
+        return torch.from_numpy(self.mels[i].astype(np.float32))
+
+    def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        audio = torch.from_numpy(self.mels[np.asarray(indices)]).float()
+        if epoch is not None and self.split == "train" and self.augment.mels:
+            audio = torch.stack([self.augment.mel(mel, epoch, int(i)) for mel, i in zip(audio, indices, strict=True)])
+        return audio, torch.full((len(indices),), self.mels.shape[1], dtype=torch.int64)
+
+    def frames(self, i: int) -> int:
+        return int(self.mels.shape[1])
+
+    def captions(self, i: int) -> Sequence[Caption]:
+        found = self._captions[i]
+        if found is None:
+            rng = numpy_generator(self.config.seed, "captions", self.split, i)
+            found = self._captions[i] = scene_captions.caption_scene(self.scenes[i], rng)
+        return found
+
+    def evaluation_captions(self, i: int) -> Sequence[Caption]:
+        """One caption of the most specific level, short, middle or long; all differ within dev and test."""
+        rng = numpy_generator(self.config.seed, "query", self.split, i)
+        specific = [caption for caption in self.captions(i) if caption.level == 3]
+        return [specific[int(rng.integers(len(specific)))]]
+
+    def chain(self, i: int) -> tuple[int, ...]:
+        return self.scenes[i].chain
+
+    def unseen(self, i: int) -> bool:
+        return scene_plan.unseen_sources(self.scenes[i].sources)
+
+    def node_text(self, node: int) -> str:
+        """A canonical text of a node that occurs in this split.
+
+        Errors: KeyError for any other node.
+        """
+        if self._nodes is None:
+            self._nodes = {}
+            for i, scene in enumerate(self.scenes):
+                for level, each in enumerate(scene.chain):
+                    self._nodes.setdefault(each, (i, level))
+        if node not in self._nodes:
+            raise KeyError(f"node {node} does not occur in {self.name}")
+        i, level = self._nodes[node]
+        return scene_captions.canonical(self.scenes[i], level)
+
+    def _path(self) -> Path:
+        config = self.config
+        name = cache.key(
+            versions=(scene_plan.VERSION, scene_mix.VERSION, features.VERSION, torch.__version__, np.__version__),
+            bank=self.bank.checksum,
+            data=(config.seed, self.split, len(self), config.seconds),
+            mel=(config.sample_rate, config.mels, config.window, config.hop),
+            **({} if config.features == "prolap" else {"features": config.features}),
+        )
+        return cache.folder(config.cache) / f"mels-{self.split}-{name}.npy"
+
+    def _shape(self) -> tuple[int, int, int]:
+        samples = round(self.config.seconds * self.config.sample_rate)
+        return len(self), self.log_mel.frames(samples), self.config.mels
+
+    def _open(self, progress: cache.Progress | None) -> NDArray[np.float16]:
+        """The cached log-mels [clips, frames, mels], rendered first if they are missing or damaged."""
+        path = self._path()
+        if path.exists():
+            try:
+                mels: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+                if mels.shape == self._shape() and mels.dtype == np.float16 and self._agrees(mels):
+                    return mels
+                reason = "it does not hold these clips"
+            except (OSError, ValueError) as error:
+                reason = str(error)
+            log.warning("the cached log-mels %s are damaged (%s) and are rendered again", path, reason)
+        with cache.reporter(progress) as report, cache.atomic(path) as file:
+            self._render(file, report)
+        rendered: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return rendered
+
+    def _agrees(self, mels: NDArray[np.float16]) -> bool:
+        """Whether the first, a middle and the last clip are what would be rendered now."""
+        probes = {0, len(self) // 2, len(self) - 1}
+        return all(np.allclose(mels[i], self._one(i), atol=0.02) for i in probes)
+
+    def _one(self, i: int) -> NDArray[np.float16]:
+        return self.log_mel(torch.from_numpy(self.waveform(i))).numpy().astype(np.float16)
+
+    def _render(self, file: IO[bytes], report: cache.Progress) -> None:
+        """Write all clips in order; threads share the work, each clip is computed by one of them alone."""
+        clips, frames, mels = self._shape()
+        header = {"descr": "<f2", "fortran_order": False, "shape": (clips, frames, mels)}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        self._one(0)  # makes the mel bank here and not in several threads at once
+        starts = range(0, clips, CHUNK)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # operations this small lose time when shared among threads
+        try:
+            with ThreadPoolExecutor(max(1, threads)) as pool:
+                for start, part in zip(starts, pool.map(self._chunk, starts), strict=True):
+                    file.write(part.tobytes())
+                    report(f"rendering {self.name}", min(start + CHUNK, clips), clips)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _chunk(self, start: int) -> NDArray[np.float16]:
+        return np.stack([self._one(i) for i in range(start, min(start + CHUNK, len(self)))])

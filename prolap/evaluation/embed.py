@@ -1,0 +1,176 @@
+"""From a model and a data set to Gaussians: sounds, captions and their masked versions.
+
+Each sound is read once for all models. Masks come from (seed, purpose, batch), so a model and its twin of the same
+token grid see the same masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prolap.config import MaskConfig
+from prolap.data.masking import recursive_masks
+from prolap.data.reading import in_order
+from prolap.utils.progress import watched
+from prolap.utils.seeding import numpy_generator, torch_generator
+from prolap_kernels import Gaussian
+
+BATCH = 128
+TEXT_BATCH = 512
+MASKED_SAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Samples and, for some of them, ever more masked versions."""
+
+    plain: Gaussian
+    """[N, D]"""
+    rows: Tensor
+    """[n] which samples were masked."""
+    masked: list[Gaussian]
+    """[n, D] for each mask level, level 1 first."""
+    share: Tensor
+    """[levels, n] share of the maskable tokens that is masked."""
+
+    def level(self, index: int) -> tuple[Gaussian, Gaussian, Tensor]:
+        """x, m and the rows of `rows` kept for mask level `index` (0 is level 1): those where a token is masked."""
+        kept = torch.nonzero(self.share[index] > 0).flatten()
+        return pick(self.plain, self.rows[kept]), pick(self.masked[index], kept), kept
+
+
+def pick(z: Gaussian, rows: Tensor) -> Gaussian:
+    """Some rows of a Gaussian."""
+    return Gaussian(z.mean[rows], z.logvar[rows])
+
+
+def cat(parts: Sequence[Gaussian]) -> Gaussian:
+    """Gaussians one below the other."""
+    return Gaussian(torch.cat([z.mean for z in parts]), torch.cat([z.logvar for z in parts]))
+
+
+def flat(z: Gaussian) -> Gaussian:
+    """The same means with unit variances: a deterministic twin, whose log-variances mean nothing."""
+    return Gaussian(z.mean, torch.zeros_like(z.logvar))
+
+
+def chosen(clips: int, seed: int) -> Tensor:
+    """The samples that are masked: all, or a seeded `MASKED_SAMPLES` of them; ascending."""
+    if clips <= MASKED_SAMPLES:
+        return torch.arange(clips)
+    draw = numpy_generator(seed, "masked samples").permutation(clips)[:MASKED_SAMPLES]
+    return torch.from_numpy(np.sort(draw))
+
+
+@contextmanager
+def evaluating(*models: Any) -> Iterator[None]:
+    """Evaluation mode and no gradients; the mode of each module is put back afterwards."""
+    was = [(module, module.training) for m in models if isinstance(m, nn.Module) for module in m.modules()]
+    for m in models:
+        if isinstance(m, nn.Module):
+            m.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in was:
+            module.training = training
+
+
+def _device(model: Any) -> torch.device:
+    parameter = next(iter(model.parameters()), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _cpu(z: Gaussian) -> Gaussian:
+    return Gaussian(z.mean.detach().float().cpu(), z.logvar.detach().float().cpu())
+
+
+def _masks(grid: Tensor, mask: MaskConfig, copies: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+    grid = grid.cpu()
+    masks = recursive_masks(grid, copies, mask.ratio, generator)
+    visible = grid.sum(1).clamp(min=1)
+    return masks, torch.stack([m.sum(1) / visible for m in masks]) if masks else torch.zeros(0, len(grid))
+
+
+def masked_sounds(
+    model: Any, audio: Tensor, frames: Tensor, mask: MaskConfig, generator: torch.Generator, copies: int | None = None
+) -> tuple[list[Gaussian], Tensor]:
+    """`copies` recursively masked embeddings of a batch of sounds, and the share masked [copies, B]."""
+    device = _device(model)
+    audio, frames = audio.to(device), frames.to(device)
+    count = mask.audio_copies if copies is None else copies
+    masks, share = _masks(model.audio_grid(audio, frames), mask, count, generator)
+    return [_cpu(model.encode_audio(audio, frames, masked=m.to(device), mode=mask.mode)) for m in masks], share
+
+
+def masked_texts(
+    model: Any, texts: Sequence[str], mask: MaskConfig, generator: torch.Generator, copies: int | None = None
+) -> tuple[list[Gaussian], Tensor]:
+    """The same for a batch of captions."""
+    device = _device(model)
+    tokens = model.vocabulary(list(texts)).to(device)
+    count = mask.text_copies if copies is None else copies
+    masks, share = _masks(model.text_grid(tokens), mask, count, generator)
+    return [_cpu(model.encode_text(tokens, masked=m.to(device), mode=mask.mode)) for m in masks], share
+
+
+def embed_sounds(
+    models: Sequence[Any], data: Any, mask: MaskConfig | None = None, *, seed: int = 0, workers: int = 0
+) -> list[Embedded]:
+    """Every sound of the data set by every model, and masked versions of the `chosen` ones unless `mask` is None.
+
+    `workers` processes read ahead.
+    """
+    rows = chosen(len(data), seed) if mask else torch.zeros(0, dtype=torch.int64)
+    plain: list[list[Gaussian]] = [[] for _ in models]
+    hidden: list[list[list[Gaussian]]] = [[] for _ in models]
+    shares: list[Tensor] = []
+    with evaluating(*models):
+        batches = in_order(data, BATCH, workers)
+        for (first, *_), audio, frames in watched(batches, f"Embedding {len(data):,} sounds", -(-len(data) // BATCH)):
+            inside = rows[(rows >= first) & (rows < first + BATCH)] - first
+            for number, model in enumerate(models):
+                device = _device(model)
+                plain[number].append(_cpu(model.encode_audio(audio.to(device), frames.to(device))))
+                if mask and len(inside):
+                    generator = torch_generator(seed, "evaluation masks", "audio", first)
+                    copies, share = masked_sounds(model, audio[inside], frames[inside], mask, generator)
+                    hidden[number].append(copies)
+                    if number == 0:
+                        shares.append(share)
+    share = torch.cat(shares, dim=1) if shares else torch.zeros(0, 0)
+    return [Embedded(cat(p), rows, _levels(h), share) for p, h in zip(plain, hidden, strict=True)]
+
+
+def embed_texts(model: Any, texts: Sequence[str]) -> Gaussian:
+    """Captions to Gaussians on the CPU, in the order given."""
+    with evaluating(model):
+        parts = [texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH)]
+        seen = watched(parts, f"Embedding {len(texts):,} captions", len(parts)) if len(texts) > 1 else parts
+        return cat([_cpu(model.embed_text(list(part))) for part in seen])
+
+
+def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0) -> Embedded:
+    """Captions with their masked versions."""
+    hidden, shares = [], []
+    firsts = range(0, len(texts), TEXT_BATCH)
+    with evaluating(model):
+        for first in watched(firsts, f"Embedding {len(texts):,} captions, masked", len(firsts)):
+            generator = torch_generator(seed, "evaluation masks", "text", first)
+            copies, share = masked_texts(model, texts[first : first + TEXT_BATCH], mask, generator)
+            hidden.append(copies)
+            shares.append(share)
+    plain = embed_texts(model, texts)
+    return Embedded(plain, torch.arange(len(texts)), _levels(hidden), torch.cat(shares, dim=1))
+
+
+def _levels(batches: list[list[Gaussian]]) -> list[Gaussian]:
+    return [cat(parts) for parts in zip(*batches, strict=True)]

@@ -1,0 +1,84 @@
+"""GPT-2, the text encoder of MS-CLAP 2023, as transformers' GPT2Model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from prolap.config import Config
+from prolap.models.encoders.backbone import recompute, transformers
+from prolap.models.encoders.base import Encoder
+from prolap.models.encoders.tokens import check_mask, compact
+from prolap.models.tokenizers import GPT2_END, GPT2_PAD, GPT2_SPACE, Tokenizer
+
+SIZES = {"gpt2": (768, 12, 12, 1024), "micro": (128, 2, 4, 128)}  # width, layers, heads, positions
+
+
+class GPT2(Encoder):
+    """Reads int64 tokens [B, L] that end with <|endoftext|> (50256); what comes after it is padding.
+
+    The padding is 0, which is also the id of "!", so the length of a caption is where its end token stands. The features
+    are the last layer's at the end token (`text_pool` "mask"), or, as MS-CLAP's public code takes them, at the number of ids
+    that are not 0, less one ("msclap"): the same place unless the caption holds a "!" of its own. The model is causal, so
+    padding reaches nothing that is read.
+
+    A masked token's embedding becomes a learned one and keeps its position ("substitute"; R: ProLIP replaces tokens by a
+    sentinel), or the token is taken out as if the caption had been written without it ("delete"). The end token, the lone
+    space that the tokenizer puts before it, and padding are never masked.
+    """
+
+    can_delete = True
+    tokenizer = "gpt2"
+
+    def __init__(self, config: Config, vocabulary: Tokenizer, size: str = "gpt2") -> None:
+        super().__init__()
+        package, (width, layers, heads, positions) = transformers(), SIZES[size]
+        if config.model.max_tokens > positions:
+            raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {positions} for GPT-2.")
+        self.width, self.quirk = width, config.model.text_pool == "msclap"
+        dropout = config.model.dropout
+        self.base = package.GPT2Model(
+            package.GPT2Config(
+                vocab_size=len(vocabulary),
+                n_positions=positions,
+                n_embd=width,
+                n_layer=layers,
+                n_head=heads,
+                resid_pdrop=dropout,
+                embd_pdrop=dropout,
+                attn_pdrop=dropout,
+            )
+        )
+        self.mask = nn.Parameter(torch.randn(width) * 0.02)
+        if config.model.checkpointing:
+            recompute(self.base)
+
+    def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Which tokens may be masked: those before the end token, without the space that belongs to it. Bool [B, L]."""
+        place, end = torch.arange(inputs.shape[1], device=inputs.device), _end(inputs)[:, None]
+        return (place < end) & ~((place == end - 1) & (inputs == GPT2_SPACE))
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
+    ) -> Tensor:
+        """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
+        grid = self.grid(inputs, lengths)
+        check_mask(masked, grid, mode, self.can_delete)
+        hidden = torch.zeros_like(grid) if masked is None else masked & grid
+        if mode == "delete" and masked is not None:
+            place = torch.arange(inputs.shape[1], device=inputs.device)
+            rows, kept = compact(inputs[..., None], (place <= _end(inputs)[:, None]) & ~hidden)
+            inputs = torch.where(kept, rows[..., 0], GPT2_PAD)
+            hidden = torch.zeros_like(kept)
+        embedded = self.base.wte(inputs)
+        embedded = torch.where(hidden[..., None], self.mask.to(embedded.dtype), embedded)
+        states = self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        # a masked token counts as a word, so that the place does not tell whether it was a "!"
+        last = ((inputs != GPT2_PAD) | hidden).sum(dim=1) - 1 if self.quirk else _end(inputs)
+        return states[torch.arange(len(states), device=states.device), last]
+
+
+def _end(tokens: Tensor) -> Tensor:
+    """Where each row's first end token stands, [B]; without one the whole row is the caption."""
+    ends = tokens == GPT2_END
+    return torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1] - 1)

@@ -1,0 +1,74 @@
+"""RoBERTa, the text encoder of LAION-CLAP, as transformers' RobertaModel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from prolap.config import Config
+from prolap.models.encoders.backbone import recompute, transformers
+from prolap.models.encoders.base import Encoder
+from prolap.models.encoders.tokens import check_mask, compact
+from prolap.models.tokenizers import ROBERTA_END, ROBERTA_PAD, ROBERTA_START, Tokenizer
+
+SIZES = {
+    "roberta": (768, 12, 12, 514),
+    "micro": (128, 2, 4, 130),
+}  # width, layers, heads, rows of the table of positions
+
+
+class Roberta(Encoder):
+    """Reads int64 tokens [B, L]: <s> (0), words, </s> (2), then padding (1). The features are the pooler's output.
+
+    A masked token's embedding becomes a learned one and keeps its position ("substitute"), or the token is taken out as if
+    the caption had been written without it ("delete"). <s>, </s> and padding are never masked.
+    """
+
+    can_delete = True
+    tokenizer = "roberta"
+
+    def __init__(self, config: Config, vocabulary: Tokenizer, size: str = "roberta") -> None:
+        super().__init__()
+        package, (width, layers, heads, positions) = transformers(), SIZES[size]
+        most = positions - ROBERTA_PAD - 1
+        if config.model.max_tokens > most:
+            raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {most} for RoBERTa.")
+        self.width, dropout = width, config.model.dropout
+        self.base = package.RobertaModel(
+            package.RobertaConfig(
+                vocab_size=len(vocabulary),
+                max_position_embeddings=positions,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                hidden_size=width,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=dropout,
+            )
+        )
+        self.mask = nn.Parameter(torch.randn(width) * 0.02)
+        if config.model.checkpointing:
+            recompute(self.base)
+
+    def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Which tokens may be masked: words, never <s>, </s> or padding. Bool [B, L]."""
+        return (inputs != ROBERTA_PAD) & (inputs != ROBERTA_START) & (inputs != ROBERTA_END)
+
+    def forward(
+        self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
+    ) -> Tensor:
+        """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
+        grid = self.grid(inputs, lengths)
+        check_mask(masked, grid, mode, self.can_delete)
+        hidden = torch.zeros_like(grid) if masked is None else masked & grid
+        present = inputs != ROBERTA_PAD
+        if mode == "delete" and masked is not None:
+            rows, present = compact(inputs[..., None], present & ~hidden)
+            inputs = torch.where(present, rows[..., 0], ROBERTA_PAD)
+            hidden = torch.zeros_like(present)
+        table = self.base.embeddings.word_embeddings(inputs)
+        embedded = torch.where(hidden[..., None], self.mask.to(table.dtype), table)
+        pooled: Tensor = self.base(inputs_embeds=embedded, attention_mask=present.long()).pooler_output
+        return pooled

@@ -1,0 +1,179 @@
+"""The two towers, the two heads, and the scale and bias between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prolap.config import Config
+from prolap.models.encoders import AUDIO, TEXT
+from prolap.models.encoders.base import Encoder
+from prolap.models.heads import Head, bound, margin, unbound
+from prolap.models.tokenizers import Tokenizer
+from prolap.utils.seeding import torch_generator
+from prolap_kernels import Gaussian
+
+_SCALE_BEND = 0.1  # the logarithm of the scale bends within this distance of its bounds, or nearer if they are close
+
+
+class ProLAP(nn.Module):
+    """Sounds and captions as diagonal Gaussians in one space: p(z | audio) and p(z | text).
+
+    `config` and `vocabulary` travel with the model. A pair's logit is scale · score + bias.
+    """
+
+    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.audio = _lookup("audio", AUDIO, config.model.audio)(config)
+        self.text = _lookup("text", TEXT, config.model.text)(config, vocabulary)
+        self.audio_head = Head(self.audio.width, config.model)
+        self.text_head = Head(self.text.width, config.model)
+        loss = config.loss
+        if not (loss.scale_min or 0) < loss.scale_init < loss.scale_max:
+            least = "0" if loss.scale_min is None else f"scale_min={loss.scale_min}"
+            wanted = f"above {least} and below scale_max={loss.scale_max}"
+            raise ValueError(f"scale_init: got {loss.scale_init}, want {wanted}.")
+        lower, upper = math.log(loss.scale_min) if loss.scale_min else -math.inf, math.log(loss.scale_max)
+        self._scale_bounds = lower, upper, min(_SCALE_BEND, margin(lower, upper))
+        log_scale = unbound(math.log(loss.scale_init), *self._scale_bounds)
+        self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.tensor(float(loss.bias_init), dtype=torch.float32))
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(log_scale), smoothly kept between `scale_min` and `scale_max`; a 0-d float32 tensor that learns."""
+        return bound(self.log_scale, *self._scale_bounds).exp()
+
+    def audio_grid(self, audio: Tensor, frames: Tensor) -> Tensor:
+        """Which audio tokens may be masked, bool [B, T]."""
+        return self.audio.grid(audio, frames)
+
+    def text_grid(self, tokens: Tensor) -> Tensor:
+        """Which text tokens may be masked, bool [B, L]; never padding or the end token."""
+        return self.text.grid(tokens, None)
+
+    def encode_audio(
+        self, audio: Tensor, frames: Tensor, masked: Tensor | None = None, mode: str = "substitute"
+    ) -> Gaussian:
+        """Log-mel [B, frames, mels], valid frames [B] -> Gaussian [B, dim]; `masked` as audio_grid, True hides.
+
+        `mode` "delete" is "substitute" for an encoder that cannot leave tokens out (`can_delete`).
+        """
+        return self.audio_head(self.audio(audio, frames, masked, _possible(mode, self.audio)))
+
+    def encode_text(self, tokens: Tensor, masked: Tensor | None = None, mode: str = "substitute") -> Gaussian:
+        """Tokens int64 [B, L] -> Gaussian [B, dim]; `masked` as text_grid, True hides; `mode` as in encode_audio."""
+        return self.text_head(self.text(tokens, None, masked, _possible(mode, self.text)))
+
+    def embed_audio(
+        self, audio: Sequence[str | Path | Tensor | np.ndarray], sample_rate: int | None = None, batch_size: int = 256
+    ) -> Gaussian:
+        """Embed sound files or waveforms; evaluation mode, no gradient, float32 [N, dim] on the model's device.
+
+        audio: paths (read with soundfile, at any sample rate), or waveforms [T] or [channels, T] at `sample_rate` Hz,
+        which tensors and arrays need and paths refuse. Sound is resampled (soxr) and mixed to mono, and its first
+        `config.data.eval_seconds` seconds (if that is none, `seconds`) are used. The same sound always has the same
+        embedding, whatever else is in the list.
+        """
+        from prolap.data.features import make_features
+
+        _check_audio(audio, sample_rate)
+        logmel = make_features(self.config.data)
+
+        def embed(part: Sequence[Any]) -> Gaussian:
+            features = [logmel(self._waveform(item, sample_rate)) for item in part]
+            frames = torch.tensor([feature.shape[0] for feature in features])
+            padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+            return self.encode_audio(padded.to(self.bias.device), frames.to(self.bias.device))
+
+        return self._embed(embed, audio, batch_size)
+
+    def embed_text(self, texts: Sequence[str], batch_size: int = 256) -> Gaussian:
+        """Embed captions ("" is allowed); evaluation mode, no gradient, float32 [N, dim] on the model's device."""
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts: got {type(texts).__name__}, want a list of str.")
+        if not len(texts):
+            raise ValueError("texts: got an empty list, want at least one caption.")
+        return self._embed(lambda part: self.encode_text(self.vocabulary(part).to(self.bias.device)), texts, batch_size)
+
+    def _embed(self, embed: Callable[[Sequence[Any]], Gaussian], items: Sequence[Any], batch_size: int) -> Gaussian:
+        with _evaluating(self), torch.no_grad():
+            parts = [embed(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+        return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
+
+    def _waveform(self, item: Any, sample_rate: int | None) -> Tensor:
+        from prolap.data.audio import read
+
+        data = self.config.data
+        seconds = data.seconds if data.eval_seconds is None else data.eval_seconds
+        if isinstance(item, str | Path):
+            return read(item, data.sample_rate, seconds=seconds)
+        wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
+        wave = wave.mean(dim=0) if wave.ndim == 2 else wave
+        return _resample(wave[: round(seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
+
+
+def build_model(config: Config, vocabulary: Tokenizer) -> ProLAP:
+    """A new model; the same (config, vocabulary) always has the same weights, whatever was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_generator(config.seed, "model").initial_seed())
+        return ProLAP(config, vocabulary)
+
+
+def _lookup(kind: str, registry: dict[str, Callable[..., Encoder]], name: str) -> Callable[..., Encoder]:
+    if name not in registry:
+        raise ValueError(f"model.{kind}: got {name!r}, want one of {', '.join(sorted(registry))}.")
+    return registry[name]
+
+
+def _possible(mode: str, encoder: Encoder) -> str:
+    return "substitute" if mode == "delete" and not encoder.can_delete else mode
+
+
+def _check_audio(audio: Any, sample_rate: int | None) -> None:
+    if isinstance(audio, str | Path | Tensor | np.ndarray):
+        raise TypeError(f"audio: got a single {type(audio).__name__}, want a list of paths or of waveforms.")
+    if not len(audio):
+        raise ValueError("audio: got an empty list, want at least one path or waveform.")
+    paths = [isinstance(item, str | Path) for item in audio]
+    for item, path in zip(audio, paths, strict=True):
+        if not path and not isinstance(item, Tensor | np.ndarray):
+            raise TypeError(f"audio: got a {type(item).__name__} in the list, want paths or waveforms.")
+        if not path and (item.ndim not in (1, 2) or not item.shape[-1]):
+            raise ValueError(f"audio: got a waveform of shape {tuple(item.shape)}, want [T] or [channels, T], T > 0.")
+    if not all(paths) and (sample_rate is None or sample_rate <= 0):
+        raise ValueError(f"sample_rate: got {sample_rate}, want the waveforms' sample rate in Hz.")
+    if any(paths) and sample_rate is not None:
+        raise ValueError(f"sample_rate: got {sample_rate} with paths; a file knows its own, want None.")
+
+
+def _resample(wave: Tensor, rate: int, wanted: int) -> Tensor:
+    if rate == wanted:
+        return wave
+    try:
+        import soxr
+    except ImportError as error:
+        raise ModuleNotFoundError("resampling needs soxr: pip install prolap[train]") from error
+    out = torch.from_numpy(np.asarray(soxr.resample(wave.numpy(), rate, wanted), dtype=np.float32))
+    if not out.numel():
+        raise ValueError(f"audio: got a waveform of {wave.numel()} samples, want at least one at {wanted} Hz.")
+    return out
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was

@@ -1,0 +1,71 @@
+"""What a run writes down: one JSON object a line, and TensorBoard if it is wanted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from prolap.training.memory import PHASES
+from prolap.utils.files import sync, write_text
+
+TIMING = ("clips_per_second", "data_wait_share", "seconds", *(f"memory/{phase}" for phase in PHASES))
+"""Fields that differ from run to run; all others are the same after a resume."""
+
+
+class Logs:
+    """`train.jsonl` and `dev.jsonl` in the run folder; rows after `step` are dropped on opening."""
+
+    def __init__(self, run: Path, step: int, tensorboard: bool = False) -> None:
+        self._files: dict[str, TextIO] = {}
+        for kind in ("train", "dev"):
+            path = run / f"{kind}.jsonl"
+            keep_until(path, step)
+            self._files[kind] = path.open("a", encoding="utf-8")
+        self._board = _summary_writer(run / "tensorboard", step) if tensorboard else None
+
+    def write(self, kind: str, row: Mapping[str, Any]) -> None:
+        """Append a row to `<kind>.jsonl`; it has a `step`."""
+        self._files[kind].write(json.dumps(row) + "\n")
+        self._files[kind].flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(name if "/" in name else f"{kind}/{name}", value, row["step"])
+
+    def sync(self) -> None:
+        """Push everything to the disk."""
+        for file in self._files.values():
+            sync(Path(file.name))
+
+    def close(self) -> None:
+        """Close the files; the logs cannot be written to afterwards."""
+        for file in self._files.values():
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a last line that was cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the rows of later steps, and a half-written last line."""
+    if path.exists():
+        rows = [row for row in read(path) if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard logs need the package tensorboard: pip install prolap[train]") from error
+    return SummaryWriter(str(folder), purge_step=step + 1)

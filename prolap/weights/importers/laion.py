@@ -1,0 +1,78 @@
+"""LAION-CLAP (`630k-audioset-best.pt` and the like), unfused: HTS-AT tiny or base and RoBERTa under {'state_dict': ...}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prolap.weights.checkpoint import CheckpointError
+from prolap.weights.importers.layout import Layout, Needs, audio_size, get, htsat_rules, text_size
+from prolap.weights.importers.reading import tensors_only
+from prolap.weights.importers.rules import Rule
+
+_AUDIO = "audio_branch."
+FUSED = "is a fused model, which hears long sounds through a fusion of four views; want an unfused one."
+CLAP_DATA: Needs = {
+    "data.features": "clap",
+    "data.sample_rate": 48_000,
+    "data.window": 1024,
+    "data.hop": 480,
+    "data.mels": 64,
+}
+
+
+class LaionClap(Layout):
+    """Keys audio_branch.*, text_branch.* (RobertaModel's), audio_projection.{0,2}.*, text_projection.{0,2}.*, logit_scale_a."""
+
+    name, preset, temperature = "laion-clap", "prolap+laion", "logit_scale_a"
+    bank = f"{_AUDIO}logmel_extractor.melW"
+
+    def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
+        """The tensors under "state_dict", or at the top; a prefix `module.` is taken off."""
+        inner = content.get("state_dict", content)
+        if not isinstance(inner, Mapping):
+            return None
+        names = {str(name).removeprefix("module."): value for name, value in inner.items()}
+        return tensors_only(names, file) if any(name.startswith(_AUDIO) for name in names) else None
+
+    def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
+        """HTS-AT and RoBERTa by their sizes, with LAION's log-mel; CheckpointError for fused files and other encoders."""
+        from prolap.models.encoders.roberta import SIZES
+
+        if any(name.startswith(f"{_AUDIO}patch_embed.{part}") for name in tensors for part in ("fusion", "mel_conv")):
+            raise CheckpointError(f"{source} {FUSED}")
+        if f"{_AUDIO}patch_embed.proj.weight" not in tensors:
+            raise CheckpointError(f"{source} is of LAION-CLAP, but its audio encoder is not HTS-AT.")
+        table = "text_branch.embeddings.word_embeddings.weight"
+        if table not in tensors:
+            raise CheckpointError(f"{source} is of LAION-CLAP, but its text encoder is not RoBERTa.")
+        return CLAP_DATA | {
+            "model.audio": audio_size(tensors, _AUDIO, source),
+            "model.text": text_size(tensors, "roberta", table, r"text_branch\.encoder\.layer\.(\d+)\.", SIZES, source),
+            "model.mean_head": "clap",
+            "model.dim": get(tensors, "audio_projection.0.weight", source).shape[0],
+        }
+
+    def rules(self) -> Sequence[Rule]:
+        """Names to ours."""
+        sides = [
+            ("audio", "linear1", "0"),
+            ("audio", "linear2", "2"),
+            ("text", "linear1", "0"),
+            ("text", "linear2", "2"),
+        ]
+        return [
+            *htsat_rules(_AUDIO),
+            *(
+                Rule(rf"{side}_projection\.{number}\.(weight|bias)", (rf"{side}_head.mean.{name}.\1",))
+                for side, name, number in sides
+            ),
+            Rule(r"text_branch\.embeddings\.(position_ids|token_type_ids)", why="a count from 0 on, or zeros"),
+            Rule(r"text_branch\.(.*)", (r"text.base.\1",)),
+            Rule(r"(audio|text)_transform\..*", why="a perceptron that embeddings do not pass"),
+            Rule(r"logit_scale_a", ("log_scale",)),
+            Rule(r"logit_scale_t", why="a second scale, of the loss after those perceptrons"),
+        ]

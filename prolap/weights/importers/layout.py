@@ -1,0 +1,110 @@
+"""What a public layout is: how to know it, what it asks of the configuration, and its rules."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prolap.weights.checkpoint import CheckpointError
+from prolap.weights.importers.rules import Rule
+
+Needs = dict[str, Any]
+"""Dotted option -> the value that the weights were trained with."""
+
+
+class Layout(ABC):
+    """A layout of public checkpoints."""
+
+    name: str
+    preset: str
+    """Has all options that the usual file of this layout needs."""
+    temperature: str
+    """Public name of the logarithm of the scale."""
+    bank: str | None = None
+    """Public name of the mel bank, [513, 64]."""
+
+    @abstractmethod
+    def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
+        """The tensors by their public names, or None if the content is of another layout."""
+
+    @abstractmethod
+    def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
+        """What the configuration must say; CheckpointError for variants that cannot be used."""
+
+    @abstractmethod
+    def rules(self) -> Sequence[Rule]:
+        """Names to ours."""
+
+    def notes(self, config: dict[str, Any] | None) -> list[str]:
+        """Sentences on what else differs from ours."""
+        return []
+
+
+def get(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """The tensor, or a CheckpointError."""
+    if name not in tensors:
+        raise CheckpointError(f"{source} has no {name}.")
+    return tensors[name]
+
+
+def audio_size(tensors: Mapping[str, Tensor], prefix: str, source: str) -> str:
+    """The name in AUDIO of an HTS-AT of this width and depth; CheckpointError if there is none."""
+    from prolap.models.encoders.htsat import SIZES
+
+    width = get(tensors, f"{prefix}patch_embed.proj.weight", source).shape[0]
+    found = {
+        m.groups() for name in tensors if (m := re.match(rf"{re.escape(prefix)}layers\.(\d+)\.blocks\.(\d+)\.", name))
+    }
+    stages = sorted({int(stage) for stage, _ in found})
+    depths = tuple(sum(int(stage) == number for stage, _ in found) for number in stages)
+    for name, size in SIZES.items():
+        if (size.width, size.depths) == (width, depths):
+            return f"htsat-{name}"
+    known = ", ".join(f"{name} ({size.width}, {size.depths})" for name, size in SIZES.items())
+    raise CheckpointError(f"{source} has an HTS-AT of width {width} and depths {depths}, want one of {known}.")
+
+
+def text_size(
+    tensors: Mapping[str, Tensor], kind: str, table: str, layers: str, sizes: Mapping[str, tuple[int, ...]], source: str
+) -> str:
+    r"""The name in TEXT of a transformer by its table of words and a pattern for its layers, as in r"h\.(\d+)\."."""
+    width = get(tensors, table, source).shape[1]
+    depth = len({m[1] for name in tensors if (m := re.match(layers, name))})
+    for name, (wide, deep, *_) in sizes.items():
+        if (wide, deep) == (width, depth):
+            return kind if name == kind else f"{kind}-{name}"
+    known = ", ".join(f"{name} ({wide}, {deep})" for name, (wide, deep, *_) in sizes.items())
+    raise CheckpointError(f"{source} has a text model of width {width} and {depth} layers, want one of {known}.")
+
+
+def htsat_rules(prefix: str, ours: str = "audio.base.audio_encoder.") -> list[Rule]:
+    """HTS-AT as its authors name it -> transformers' ClapAudioModel."""
+    p, block, to = re.escape(prefix), r"layers\.(\d+)\.blocks\.(\d+)\.", ours + r"layers.\1.blocks.\2."
+    kind = r"(weight|bias)"
+    qkv = tuple(f"{to}attention.self.{part}.\\3" for part in ("query", "key", "value"))
+    renamed = {"norm1": "layernorm_before", "norm2": "layernorm_after", r"mlp\.fc1": "intermediate.dense"}
+    renamed |= {r"mlp\.fc2": "output.dense", r"attn\.proj": "attention.output.dense"}
+    return [
+        Rule(p + r"bn0\.(weight|bias|running_mean|running_var|num_batches_tracked)", (ours + r"batch_norm.\1",)),
+        Rule(p + r"patch_embed\.(proj|norm)\." + kind, (ours + r"patch_embed.\1.\2",)),
+        Rule(p + block + r"attn\.qkv\." + kind, qkv),
+        *(Rule(p + block + rf"{public}\.{kind}", (f"{to}{name}.\\3",)) for public, name in renamed.items()),
+        Rule(
+            p + block + r"attn\.relative_position_bias_table",
+            (to + "attention.self.relative_position_bias_table",),
+        ),
+        Rule(
+            p + r"layers\.(\d+)\.downsample\.(reduction\.weight|norm\.weight|norm\.bias)",
+            (ours + r"layers.\1.downsample.\2",),
+        ),
+        Rule(p + r"norm\." + kind, (ours + r"norm.\1",)),
+        Rule(p + block + r"attn\.relative_position_index", why="follows from the size of the attention windows"),
+        Rule(p + block + r"attn_mask", why="follows from the shift of the attention windows"),
+        Rule(p + r"(tscam_conv|head)\." + kind, why="the classifier of AudioSet's classes"),
+        Rule(p + r"(spectrogram_extractor|logmel_extractor)\..*", why="the spectrogram, which data.features computes"),
+    ]

@@ -1,0 +1,97 @@
+"""The main job from end to end, small: everything it writes is there, and a second call goes on instead of starting over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from prolap.cli import quickstart
+from prolap.config import Config
+from prolap.config.loading import load_config, to_dict
+
+SECTIONS = {
+    "retrieval.t2a": ("r1", "r5", "r10", "map10"),
+    "retrieval.a2t": ("r1", "r5", "r10", "map10"),
+    "retrieval": ("n", "chance_r1", "unseen_sources"),
+    "baseline.retrieval.t2a": ("r1", "map10"),
+    "uncertainty": (
+        "length_spearman", "length_spearman_random_words", "level_partial", "wordy_general_rate", "by_level"
+    ),
+    "inclusion.audio": ("direction", "control", "location", "location_twin"),
+    "inclusion.text": ("direction", "control", "location", "location_twin"),
+    "traversal.empty": ("precision", "recall", "chance", "hit_by_level"),
+    "traversal.label_free": ("precision", "recall", "chance", "hit_by_level"),
+    "baseline.traversal.oracle": ("precision", "recall", "chance", "hit_by_level"),
+    "seconds": ("render", "train", "evaluate", "total"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, scene_cache: Path) -> Config:
+    size = {"data.clips": 200, "data.dev_clips": 40, "data.test_clips": 60, "data.cache": str(scene_cache)}
+    short = {"steps": 6, "batch_size": 32, "eval_every": 6, "checkpoint_every": 6, "model.width": 16, "model.dim": 8}
+    run = {"run": str(tmp_path_factory.mktemp("runs") / "quick"), "tensorboard": False}
+    return load_config("quickstart", overrides=size | short | run)
+
+
+@pytest.fixture(scope="module")
+def content(config: Config) -> dict:
+    return quickstart.run(config, progress=False)
+
+
+def test_metrics_hold_the_schema_and_every_null_has_its_reason(config: Config, content: dict) -> None:
+    assert json.loads((Path(config.run) / "metrics.json").read_text()) == content
+    assert content["schema_version"] == 1
+    assert content["seed"] == config.seed
+    for path, names in SECTIONS.items():
+        section = content
+        for part in path.split("."):
+            section = section[part]
+        for name in names:
+            assert name in section, f"{path}.{name}"
+            assert section[name] is not None or any(r.startswith(path) for r in content["reasons"])
+    assert content["retrieval"]["n"] == 60
+    assert 0 <= content["retrieval"]["t2a"]["r1"] <= 1
+    assert len(content["uncertainty"]["by_level"]) == 4
+    assert {"name", "value", "control", "threshold", "passed"} <= content["claims"][0].keys()
+    assert content["seconds"]["total"] >= content["seconds"]["train"] > 0
+
+
+def test_plots_lie_beside_the_metrics(config: Config, content: dict) -> None:
+    for name in ("uncertainty", "masking", "traversal", "losses"):
+        assert (Path(config.run) / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_twin_differs_in_its_losses_alone(config: Config) -> None:
+    ours, twin = to_dict(config), to_dict(quickstart.twin_of(config))
+    changed = {key for key in ours if ours[key] != twin[key]}
+    assert changed == {"loss", "run"}
+    assert twin["loss"]["pairs"]["score"] == "dot"
+    assert all(twin["loss"][name]["weight"] == 0 for name in ("cross_inclusion", "hierarchy", "vib", "repulsion"))
+
+
+def test_a_second_call_trains_nothing_again(config: Config, content: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = next((Path(config.run) / "model" / "checkpoints").glob("step-*/model.safetensors"))
+    written = checkpoint.stat().st_mtime_ns
+    again = quickstart.run(config, progress=False)
+    assert checkpoint.stat().st_mtime_ns == written
+    assert again["retrieval"] == content["retrieval"]
+    assert "claims passed" in capsys.readouterr().out
+
+
+def test_a_slow_phase_is_named() -> None:
+    clock = quickstart.Clock({"render": quickstart.PLANNED["render"] + 1, "train": 1.0, "total": 500.0})
+    (sentence,) = clock.slow()
+    assert sentence.startswith("render took 61 s, planned were at most 60 s")
+    assert "Nothing was left out" in sentence
+
+
+def test_an_interruption_ends_as_the_shell_expects(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = SimpleNamespace(signal=15, step=3)
+    monkeypatch.setattr("prolap.training.train.train", lambda *_, **__: stopped)
+    with pytest.raises(SystemExit) as caught:
+        quickstart.run(config, progress=False)
+    assert caught.value.code == 143
