@@ -44,7 +44,7 @@ TINY = (
 PAPER = ("--batch_size", "16", "--steps", "8", "--optim.chunk", "4", "--eval_every", "8", "--optim.lr", "1e-4")
 RUNS = {
     "tiny, AudioCaps layout": Run("prolap+tiny", "audiocaps", TINY),
-    "its twin": Run("siglip+tiny", "audiocaps", TINY),
+    "baseline, AudioCaps layout": Run("siglip+tiny", "audiocaps", TINY),
     "tiny, Clotho layout": Run("prolap+tiny", "clotho", TINY),
     "published size, AudioCaps layout": Run("prolap", "audiocaps", PAPER),
     "published size, Clotho layout": Run("prolap", "clotho", PAPER),

@@ -28,7 +28,7 @@ RECIPES: dict[str, list[str]] = {
     "positive": ["data.shared_captions=positive"],
     "vib": ["loss.vib.weight=0.02"],
 }
-"""Name -> what differs from the preset `quickstart`; `twin` is the deterministic baseline."""
+"""Name -> what differs from the preset `quickstart`; `baseline` is the deterministic model."""
 COLUMNS = {
     "A->T": "retrieval.a2t.r1",
     "T->A": "retrieval.t2a.r1",
@@ -46,7 +46,7 @@ COLUMNS = {
 
 def measure(name: str, seed: int, steps: int | None = None, threads: int | None = None) -> dict[str, object]:
     """Train one recipe with one seed and evaluate it on dev."""
-    from prolap.cli.quickstart import twin_of
+    from prolap.cli.quickstart import baseline_of
     from prolap.config.loading import load_config
     from prolap.data import open_data
     from prolap.evaluation.protocol import evaluate
@@ -54,13 +54,13 @@ def measure(name: str, seed: int, steps: int | None = None, threads: int | None 
     from prolap.weights.checkpoint import load_model
 
     with tempfile.TemporaryDirectory() as folder:
-        words = [] if name == "twin" else RECIPES[name]
+        words = [] if name == "baseline" else RECIPES[name]
         size = [f"steps={steps}"] if steps else []
         size += [f"threads={threads}"] if threads else []
         config = load_config(
             "quickstart", overrides=[*words, *size, f"seed={seed}", f"run={folder}/run", "tensorboard=false"]
         )
-        config = twin_of(config) if name == "twin" else config
+        config = baseline_of(config) if name == "baseline" else config
         started = time.perf_counter()
         train(config, progress=False)
         seconds = time.perf_counter() - started
@@ -100,7 +100,7 @@ def table(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*RECIPES, "twin", []], metavar="NAME")
+    parser.add_argument("names", nargs="*", choices=[*RECIPES, "baseline", []], metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int, help="torch threads; results differ in their last bits")
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what is there already")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in [] if args.table else (args.names or [*RECIPES, "twin"]):
+    for name in [] if args.table else (args.names or [*RECIPES, "baseline"]):
         for seed in args.seeds:
             found = measure(name, seed, args.steps, args.threads)
             path = args.out / f"{name.replace(' ', '-')}-{found['steps']}-seed{seed}.json"

@@ -61,7 +61,7 @@ def recipes() -> str:
 
 
 def quickstart() -> str:
-    """Retrieval beside the twin's, and the claims."""
+    """Retrieval beside the baseline's, and the claims."""
     found = load("quickstart/metrics.json")
     if found is None:
         return UNMEASURED
@@ -71,7 +71,7 @@ def quickstart() -> str:
             sides = read(found, where), read(found, f"baseline.{where}")
             cells = [" / ".join(f"{100 * side[key][m]:.1f}" for side in sides) for m in ("r1", "r5", "r10", "map10")]
             rows.append([label + note, *cells])
-    first = table(["test, model / twin, %", "R@1", "R@5", "R@10", "mAP@10"], rows)
+    first = table(["test, model / baseline, %", "R@1", "R@5", "R@10", "mAP@10"], rows)
     claims = [
         [
             c["name"],

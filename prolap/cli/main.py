@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     quick = commands.add_parser(
         "quickstart",
-        help="train and evaluate a small model and its deterministic twin on embedded data",
-        description="Train a small model and its deterministic twin on embedded scenes of sampled sounds, evaluate both "
+        help="train and evaluate a small model and its deterministic baseline on embedded data",
+        description="Train a small model and its deterministic baseline on embedded scenes of sampled sounds, evaluate both "
         "and check the paper's claims; about 4 minutes on 2 processor cores. Options as of `prolap train`.",
         epilog="Options: --NAME VALUE, e.g. --run runs/other --seed 1; `prolap train --help` lists them.",
         allow_abbrev=False,
@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    evaluate.add_argument("--twin", type=Path, metavar="RUN2", help="run of a deterministic twin to compare with")
+    evaluate.add_argument(
+        "--baseline", type=Path, metavar="RUN", help="run of a deterministic baseline to compare with"
+    )
     evaluate.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint (default: best)")
     evaluate.add_argument("--split", choices=("dev", "test"), default="test", help="data (default: test)")
     evaluate.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
@@ -168,7 +170,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.weights.checkpoint import load_model
 
     model = load_model(arguments.run, arguments.which)
-    twin = load_model(arguments.twin, arguments.which) if arguments.twin else None
+    baseline = load_model(arguments.baseline, arguments.which) if arguments.baseline else None
     config = replace(model.config, device=arguments.device)
     if arguments.workers is not None:
         if arguments.workers < 0:
@@ -180,7 +182,7 @@ def _evaluate(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = open_data(config, arguments.split, data_progress(not arguments.quiet))
     path = arguments.out or arguments.run / "metrics.json"
     log = arguments.run / "train.jsonl"
-    assess(Assessed(model, twin, data, config, path, log, progress=not arguments.quiet), {}, started)
+    assess(Assessed(model, baseline, data, config, path, log, progress=not arguments.quiet), {}, started)
     return 0
 
 

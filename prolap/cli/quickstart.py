@@ -1,4 +1,4 @@
-"""The main job on embedded data: a small ProLAP and its deterministic twin, trained, evaluated and held to the claims."""
+"""The main job on embedded data: a small ProLAP and its deterministic baseline, trained, evaluated and held to the claims."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Clock:
         ]
 
 
-def twin_of(config: Config) -> Config:
+def baseline_of(config: Config) -> Config:
     """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
     loss = config.loss
     pairs = PairTerm(score="dot", objective="sigmoid")
@@ -50,7 +50,7 @@ def twin_of(config: Config) -> Config:
         scale_max=loss.scale_max,
         scale_min=loss.scale_min,
     )
-    return replace(config, loss=alone, run=f"{config.run}/twin")
+    return replace(config, loss=alone, run=f"{config.run}/baseline")
 
 
 def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
@@ -67,14 +67,14 @@ def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
         for split in ("train", "dev"):
             open_data(config, split)
         data = open_data(config, "test")
-    ours, twin = replace(config, run=f"{config.run}/model"), twin_of(config)
-    for each, what in ((ours, "Training ProLAP"), (twin, "Training its deterministic twin")):
+    ours, baseline = replace(config, run=f"{config.run}/model"), baseline_of(config)
+    for each, what in ((ours, "Training ProLAP"), (baseline, "Training its deterministic baseline")):
         with clock.phase("train", what):
             _train(each, progress)
     print("Evaluating both on test ...", file=sys.stderr, flush=True)
     assessed = Assessed(
         load_model(ours.run),
-        load_model(twin.run),
+        load_model(baseline.run),
         data,
         config,
         folder / "metrics.json",

@@ -19,10 +19,10 @@ from prolap.utils.progress import shown
 
 @dataclass(frozen=True)
 class Assessed:
-    """A model, its deterministic twin if there is one, the data to evaluate on and where the result goes."""
+    """A model, its deterministic baseline if there is one, the data to evaluate on and where the result goes."""
 
     model: ProLAP
-    twin: ProLAP | None
+    baseline: ProLAP | None
     data: AudioTextData
     config: Config
     path: Path
@@ -40,10 +40,10 @@ def assess(what: Assessed, seconds: dict[str, float], started: float) -> dict[st
     began = time.perf_counter()
     config = what.config
     device = environment.pick_device(config.device)
-    models = [model and model.to(device) for model in (what.model, what.twin)]
+    models = [model and model.to(device) for model in (what.model, what.baseline)]
     with shown(what.progress):
         found = evaluate_full(
-            models[0], what.data, twin=models[1], seed=config.seed, mask=config.mask, workers=config.workers
+            models[0], what.data, baseline=models[1], seed=config.seed, mask=config.mask, workers=config.workers
         )
     judged = claims.claims(found.metrics)
     folder = what.path.parent

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MARGIN = 0.02
-"""How much lower than the twin's R@1 the lower bound of the paired difference may lie (fraction)."""
+"""How much lower than the baseline's R@1 the lower bound of the paired difference may lie (fraction)."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Claim:
     name: str
     value: float | None
     control: float | None
-    """What the value has to be held against: the twin, chance, random words."""
+    """What the value has to be held against: the baseline, chance, random words."""
     threshold: float
     passed: bool | None
     """None: not measured, `detail` says why."""
-    rule: str
+    criterion: str
     """What passing takes, in words."""
     detail: str
     """Intervals and further numbers, or why the input is missing."""
@@ -71,7 +71,7 @@ def _retrieval(m: Mapping[str, Any]) -> Claim:
         control=theirs,
         threshold=-MARGIN,
         passed=both["low"] > -MARGIN and above["low"] > MARGIN,
-        rule="mean R@1 of both directions not below the twin's: lower bound of the paired difference > threshold; "
+        criterion="mean R@1 of both directions not below the baseline's: lower bound of the paired difference > threshold; "
         "and above chance by more than that margin, for two models at chance are equal too",
         detail=f"difference {_span(both)}; T->A {_span(single['t2a'])}; A->T {_span(single['a2t'])}",
     )
@@ -85,27 +85,27 @@ def _inclusion(m: Mapping[str, Any], modality: str) -> Claim:
     return Claim(
         name=f"inclusion.{modality}",
         value=_get(m, f"{at}.location"),
-        control=_get(m, f"{at}.location_twin"),
+        control=_get(m, f"{at}.location_baseline"),
         threshold=0.5,
         passed=low > 0.5 and advantage["low"] > 0 and direction > 0.5,
-        rule="location AUC: lower bounds of A - 1/2 and of A - A of the twin above 0, and direction above 1/2",
-        detail=f"A in [{low:.3f}, {high:.3f}]; A - twin {_span(advantage)}; "
+        criterion="location AUC: lower bounds of A - 1/2 and of A - A of the baseline above 0, and direction above 1/2",
+        detail=f"A in [{low:.3f}, {high:.3f}]; A - baseline {_span(advantage)}; "
         f"direction {direction:.3f}, its control {control:.3f}",
     )
 
 
 def _traversal(m: Mapping[str, Any], root: str) -> Claim:
     precision, chance = _get(m, f"traversal.{root}.precision"), _get(m, f"traversal.{root}.chance")
-    twin, twin_chance = (_get(m, f"baseline.traversal.{root}.{key}") for key in ("precision", "chance"))
-    above, beyond = (_get(m, f"comparison.traversal.{root}.{key}") for key in ("above_chance", "above_twin"))
+    baseline, baseline_chance = (_get(m, f"baseline.traversal.{root}.{key}") for key in ("precision", "chance"))
+    above, beyond = (_get(m, f"comparison.traversal.{root}.{key}") for key in ("above_chance", "above_baseline"))
     return Claim(
         name=f"traversal.{root}",
         value=precision - chance,
-        control=twin - twin_chance,
+        control=baseline - baseline_chance,
         threshold=0.0,
         passed=above["low"] > 0 and beyond["low"] > 0,
-        rule="precision - chance: lower bound above 0, and lower bound of its paired difference to the twin's above 0",
-        detail=f"precision {precision:.3f}, chance {chance:.3f}; over the twin {_span(beyond)}"
+        criterion="precision - chance: lower bound above 0, and lower bound of its paired difference to the baseline's above 0",
+        detail=f"precision {precision:.3f}, chance {chance:.3f}; over the baseline {_span(beyond)}"
         + ("; this root uses level labels" if root == "oracle" else ""),
     )
 
@@ -119,7 +119,7 @@ def _length(m: Mapping[str, Any]) -> Claim:
         control=random,
         threshold=0.0,
         passed=real < 0 and difference["high"] < 0,
-        rule="longer captions are less uncertain (below 0), and more so than random words of equal lengths",
+        criterion="longer captions are less uncertain (below 0), and more so than random words of equal lengths",
         detail=f"real - random {_span(difference)}",
     )
 
@@ -135,7 +135,7 @@ def _generality(m: Mapping[str, Any]) -> Claim:
         control=random,
         threshold=0.0,
         passed=rate > 0.5 and partial < 0,
-        rule="at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2",
+        criterion="at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2",
         detail=f"rate {rate:.3f} [{span['low']:.3f}, {span['high']:.3f}]; control: the partial on random words",
     )
 
@@ -149,7 +149,7 @@ def _risk(m: Mapping[str, Any], direction: str) -> Claim:
         control=row["full"],
         threshold=0.0,
         passed=gain["low"] > 0,
-        rule="R@1 rises when the most uncertain half of the queries is left out: lower bound of the gain above 0",
+        criterion="R@1 rises when the most uncertain half of the queries is left out: lower bound of the gain above 0",
         detail=f"gain {_span(gain)}" + (f"; leaving out the shortest half: {length:.3f}" if length is not None else ""),
     )
 

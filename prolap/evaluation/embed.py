@@ -1,6 +1,6 @@
 """From a model and a data set to Gaussians: sounds, captions and their masked versions.
 
-Each sound is read once for all models. Masks come from (seed, purpose, batch), so a model and its twin of the same
+Each sound is read once for all models. Masks come from (seed, purpose, batch), so a model and its baseline of the same
 token grid see the same masks.
 """
 
@@ -57,7 +57,7 @@ def cat(parts: Sequence[Gaussian]) -> Gaussian:
 
 
 def flat(z: Gaussian) -> Gaussian:
-    """The same means with unit variances: a deterministic twin, whose log-variances mean nothing."""
+    """The same means with unit variances: a deterministic baseline, whose log-variances mean nothing."""
     return Gaussian(z.mean, torch.zeros_like(z.logvar))
 
 

@@ -50,7 +50,7 @@ def script_traversal(
     *,
     score: str = "csd",
 ) -> dict[str, object]:
-    """`precision`, `recall`, `hit_by_level` by strings, on 50 points to each sound's own `containment` root.
+    """`precision`, `recall`, `recall_by_level` by strings, on 50 points to each sound's own `containment` root.
 
     audio [N]; captions [M] with their `texts`; `references[i]` the chains of sound i. Our reading: the points retrieve
     by the dot product of means, as in `prolap.evaluation.traversal`.
@@ -68,5 +68,5 @@ def script_traversal(
     return {
         "precision": float(np.mean(precision)),
         "recall": float(by_level.mean()),
-        "hit_by_level": by_level.tolist(),
+        "recall_by_level": by_level.tolist(),
     }

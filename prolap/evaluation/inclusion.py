@@ -118,26 +118,26 @@ class InclusionTest:
     """How many ordered pairs D' was taken over."""
     location: Interval
     """A with its 95 % interval; chance is 1/2."""
-    location_twin: Interval | None
-    """The twin's by cosine, on the same samples, masks and neighbours."""
+    location_baseline: Interval | None
+    """The baseline's by cosine, on the same samples, masks and neighbours."""
     advantage: Interval | None
-    """A - A_twin, paired over the samples."""
+    """A - A_baseline, paired over the samples."""
 
     @property
     def passed(self) -> bool:
-        """The 95 % lower bounds of A - 1/2 and A - A_twin exceed 0, and D > 1/2."""
+        """The 95 % lower bounds of A - 1/2 and A - A_baseline exceed 0, and D > 1/2."""
         return (
             self.location.low > 0.5 and self.advantage is not None and self.advantage.low > 0 and self.direction > 0.5
         )
 
     def metrics(self) -> dict[str, object]:
-        """`direction`, `control`, `location`, `location_twin`, and the intervals behind them."""
+        """`direction`, `control`, `location`, `location_baseline`, and the intervals behind them."""
         return {
             "direction": self.direction,
             "control": self.control,
             "control_pairs": self.control_pairs,
             "location": self.location.value,
-            "location_twin": None if self.location_twin is None else self.location_twin.value,
+            "location_baseline": None if self.location_baseline is None else self.location_baseline.value,
             "location_interval": [self.location.low, self.location.high],
             "advantage": None if self.advantage is None else self.advantage._asdict(),
             "passed": self.passed,
@@ -149,11 +149,11 @@ def inclusion_test(
     x: Gaussian,
     masked: Gaussian,
     *,
-    twin: tuple[Gaussian, Gaussian] | None = None,
+    baseline: tuple[Gaussian, Gaussian] | None = None,
     pairs: int | None = None,
     seed: int = 0,
 ) -> InclusionTest:
-    """Rows x_i with their masked versions m_i; `twin` holds the twin's x and m for the same rows and masks.
+    """Rows x_i with their masked versions m_i; `baseline` holds the baseline's x and m for the same rows and masks.
 
     `pairs` bounds the pairs of the control, see `control`.
     """
@@ -164,13 +164,13 @@ def inclusion_test(
     others = neighbours(masked, seed=seed)
     crossed, used = control(x, masked, pairs=pairs, seed=seed)
     own = location(x, masked, others)
-    other = None if twin is None else location(*twin, others, by="cosine")
+    other = None if baseline is None else location(*baseline, others, by="cosine")
     return InclusionTest(
         n=len(x.mean),
         direction=float((inclusion_score(x, masked) > 0).double().mean()),
         control=crossed,
         control_pairs=used,
         location=bootstrap(own, seed=seed),
-        location_twin=None if other is None else bootstrap(other, seed=seed),
+        location_baseline=None if other is None else bootstrap(other, seed=seed),
         advantage=None if other is None else paired_bootstrap(own, other, seed=seed),
     )

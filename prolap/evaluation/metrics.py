@@ -15,7 +15,7 @@ from prolap.config.loading import to_dict
 from prolap.utils import environment
 from prolap.utils.files import write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def document(

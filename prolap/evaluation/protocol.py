@@ -1,4 +1,4 @@
-"""The whole evaluation of a model, beside its deterministic twin where there is one."""
+"""The whole evaluation of a model, beside its deterministic baseline where there is one."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ class _Queries:
 
 
 def evaluate(
-    model: Any, data: Any, *, twin: Any = None, seed: int = 0, mask: MaskConfig | None = None
+    model: Any, data: Any, *, baseline: Any = None, seed: int = 0, mask: MaskConfig | None = None
 ) -> dict[str, Any]:
     """The sections retrieval, baseline, uncertainty, inclusion, traversal, comparison and reasons of metrics.json.
 
     All numbers are fractions. A value that cannot be computed is None, with the reason under `reasons` by its path.
     `mask` defaults to MaskConfig(). The model is scored by its own `config.loss.pairs.score` (csd without one), the
-    twin by `dot`. See `evaluate_full` for what the plots need besides.
+    baseline by `dot`. See `evaluate_full` for what the plots need besides.
     """
-    return evaluate_full(model, data, twin=twin, seed=seed, mask=mask).metrics
+    return evaluate_full(model, data, baseline=baseline, seed=seed, mask=mask).metrics
 
 
 def evaluate_retrieval(model: Any, data: Any, workers: int = 0) -> dict[str, Any]:
@@ -78,28 +78,28 @@ def evaluate_retrieval(model: Any, data: Any, workers: int = 0) -> dict[str, Any
 
 
 def evaluate_full(
-    model: Any, data: Any, *, twin: Any = None, seed: int = 0, mask: MaskConfig | None = None, workers: int = 0
+    model: Any, data: Any, *, baseline: Any = None, seed: int = 0, mask: MaskConfig | None = None, workers: int = 0
 ) -> Evaluation:
     """`evaluate` and the evidence for the plots; `workers` processes read the sounds ahead."""
     mask = mask or MaskConfig()
     if len(data) < 2:
         raise ValueError(f"data has {len(data)} clips; an evaluation needs at least 2.")
     queries, pool = _queries(data), caption_pool(data, seed=seed)
-    models = [model] if twin is None else [model, twin]
+    models = [model] if baseline is None else [model, baseline]
     sounds = embed_sounds(models, data, mask, seed=seed, workers=workers)
     ours = _side(model, score_of(model), sounds[0], queries, pool, mask, seed)
-    theirs = None if twin is None else _side(twin, "dot", sounds[1], queries, pool, mask, seed)
+    theirs = None if baseline is None else _side(baseline, "dot", sounds[1], queries, pool, mask, seed)
     evidence, unseen = Evidence(), _unseen(data)
     raw: dict[str, Any] = {"retrieval": sections.retrieval_section(ours.ranks, unseen)}
     raw["uncertainty"], raw["inclusion"] = _probabilistic(ours, theirs, queries, pool, seed, evidence)
     raw["traversal"], walks = _traversals(ours, data, pool)
-    base, base_walks = (sections.NO_TWIN, {}) if theirs is None else _traversals(theirs, data, pool)
+    base, base_walks = (sections.NO_BASELINE, {}) if theirs is None else _traversals(theirs, data, pool)
     raw["baseline"] = {
-        "retrieval": sections.retrieval_section(theirs.ranks, unseen) if theirs else sections.NO_TWIN,
+        "retrieval": sections.retrieval_section(theirs.ranks, unseen) if theirs else sections.NO_BASELINE,
         "traversal": base,
     }
     raw["comparison"] = {
-        "retrieval": sections.retrieval_comparison(ours.ranks, theirs.ranks, seed) if theirs else sections.NO_TWIN,
+        "retrieval": sections.retrieval_comparison(ours.ranks, theirs.ranks, seed) if theirs else sections.NO_BASELINE,
         "traversal": {
             name: sections.traversal_comparison(walk, base_walks.get(name), seed) for name, walk in walks.items()
         },
@@ -168,8 +168,8 @@ def _probabilistic(
     inclusion = {"audio": sections.inclusion_section(ours.sounds, theirs.sounds if theirs else None, seed)}
     if ours.masked_texts is not None:
         section["by_mask"]["text"] = sections.mask_means(ours.masked_texts)
-        twin = theirs.masked_texts if theirs else None
-        inclusion["text"] = sections.inclusion_section(ours.masked_texts, twin, seed)
+        baseline = theirs.masked_texts if theirs else None
+        inclusion["text"] = sections.inclusion_section(ours.masked_texts, baseline, seed)
     evidence.risk = {
         "t2a": risk_coverage(ours.ranks.t2a.hits(1), u_.mean_logvar(text)),
         "a2t": risk_coverage(ours.ranks.a2t.hits(1), u_.mean_logvar(audio)),

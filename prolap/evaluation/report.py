@@ -1,4 +1,4 @@
-"""The printed table: retrieval beside the twin's, then the claims."""
+"""The printed table: retrieval beside the baseline's, then the claims."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COLUMNS = (("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"), ("map10", "mAP@10"))
 
 
 def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console: Any = None) -> None:
-    """Print retrieval of model and twin (percent), on unseen source sets too, and every claim passed, failed or not measured."""
+    """Print retrieval of model and baseline (percent), on unseen source sets too, and what became of every claim."""
     try:
         from rich.console import Console
         from rich.table import Table
@@ -21,11 +21,12 @@ def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console
     console = console or Console()
     ours, theirs = metrics["retrieval"], (metrics.get("baseline") or {}).get("retrieval") or {}
     chance = 100 * ours["chance_r1"]
-    table = Table(title=f"Retrieval, % (N = {ours['n']:,} clips, chance R@1 {chance:.2g})", title_justify="left")
+    sides = "model / baseline, " if theirs else ""
+    title = f"Retrieval, {sides}% (N = {ours['n']:,} clips, chance R@1 {chance:.2g})"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for _, head in _COLUMNS:
         table.add_column(head, justify="right")
-        table.add_column("twin", justify="right", style="dim")
     _add(table, ours, theirs, "")
     unseen = ours.get("unseen_sources")
     if unseen:
@@ -37,7 +38,7 @@ def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console
         label = dict(_ROWS).get(name, "both")
         low, high = 100 * row["r1"]["low"], 100 * row["r1"]["high"]
         console.print(
-            f"R@1 minus the twin's, {label}: {100 * row['r1']['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
+            f"R@1 minus the baseline's, {label}: {100 * row['r1']['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
         )
     console.print(_claim_table(Table, claims))
     for claim in claims:
@@ -51,8 +52,8 @@ def _add(table: Any, ours: Mapping[str, Any], theirs: Mapping[str, Any], note: s
     for key, label in _ROWS:
         cells = [label + note]
         for column, _ in _COLUMNS:
-            other = theirs.get(key)
-            cells += [f"{100 * ours[key][column]:.1f}", f"{100 * other[column]:.1f}" if other else "-"]
+            sides = [ours[key], theirs[key]] if theirs else [ours[key]]
+            cells.append(" / ".join(f"{100 * side[column]:.1f}" for side in sides))
         table.add_row(*cells)
 
 

@@ -22,7 +22,7 @@ from prolap.evaluation.traversal import Traversal
 from prolap_kernels import Gaussian
 
 DETERMINISTIC = "the model is deterministic (score dot): its log-variances are not trained"
-NO_TWIN = "no twin was given"
+NO_BASELINE = "no baseline was given"
 HALF = 0.5
 CONTROL_PAIRS = 2_000_000  # of the control, at each mask level: all of them up to 1,414 samples
 
@@ -35,15 +35,15 @@ def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_]) -> Section:
     return {**ranks.metrics(), "unseen_sources": ranks.metrics(unseen) if unseen.any() else rest}
 
 
-def retrieval_comparison(model: TwoWay, twin: TwoWay, seed: int) -> Section:
-    """R@1 of the model minus the twin's, each query with itself; `mean` averages both directions per clip.
+def retrieval_comparison(model: TwoWay, baseline: TwoWay, seed: int) -> Section:
+    """R@1 of the model minus the baseline's, each query with itself; `mean` averages both directions per clip.
 
     `mean.above_chance` is the model's own R@1 minus chance: two models at chance are equals too.
     """
     out: Section = {}
     by_clip, own = [], []
     for name in ("t2a", "a2t"):
-        ours, theirs = getattr(model, name).hits(1), getattr(twin, name).hits(1)
+        ours, theirs = getattr(model, name).hits(1), getattr(baseline, name).hits(1)
         clip = model.clip_of_caption if name == "t2a" else np.arange(len(ours))
         difference = np.bincount(clip, weights=ours - theirs) / np.bincount(clip)
         # Captions of one clip are resampled together.
@@ -81,7 +81,7 @@ def _half_gain(hits: NDArray[np.float64], u: NDArray[np.float64], seed: int) -> 
     return bootstrap((weight / weight.mean() - 1) * (hits - hits.mean()), seed=seed)
 
 
-def inclusion_section(model: Embedded, twin: Embedded | None, seed: int) -> Section | str:
+def inclusion_section(model: Embedded, baseline: Embedded | None, seed: int) -> Section | str:
     """The inclusion test at mask level 1 under the schema's names, and at all levels under `levels`."""
     levels: list[Any] = []
     for index in range(len(model.masked)):
@@ -89,12 +89,18 @@ def inclusion_section(model: Embedded, twin: Embedded | None, seed: int) -> Sect
         if len(kept) < 2:
             levels.append(f"mask level {index + 1} masks {len(kept)} samples; 2 are needed")
             continue
-        same = twin is not None and len(twin.masked) > index and len(twin.share[index]) == len(model.share[index])
-        pair = twin.level(index) if twin is not None and same else None
-        test = inclusion_test(x, m, twin=None if pair is None else pair[:2], pairs=CONTROL_PAIRS, seed=seed)
+        same = (
+            baseline is not None
+            and len(baseline.masked) > index
+            and len(baseline.share[index]) == len(model.share[index])
+        )
+        pair = baseline.level(index) if baseline is not None and same else None
+        test = inclusion_test(x, m, baseline=None if pair is None else pair[:2], pairs=CONTROL_PAIRS, seed=seed)
         row = test.metrics()
         if pair is None:
-            row["location_twin"] = row["advantage"] = NO_TWIN if twin is None else "the twin's masks do not match"
+            row["location_baseline"] = row["advantage"] = (
+                NO_BASELINE if baseline is None else "the baseline's masks do not match"
+            )
         levels.append(row)
     if not levels or isinstance(levels[0], str):
         return levels[0] if levels else "no masked copies were asked for"
@@ -149,13 +155,16 @@ def _generality(pool: Pool, u: NDArray[np.float64], length: NDArray[np.int64], s
     return {"wordy_general_rate": interval.value, "wordy_general_interval": _interval(interval)}
 
 
-def traversal_comparison(model: Traversal, twin: Traversal | None, seed: int) -> Section:
-    """Precision over chance, and that excess over the twin's, both paired over the sounds."""
+def traversal_comparison(model: Traversal, baseline: Traversal | None, seed: int) -> Section:
+    """Precision over chance, and that excess over the baseline's, both paired over the sounds."""
     excess = model.precision - model.chance
     out: Section = {"above_chance": _interval(bootstrap(excess, seed=seed))}
-    if twin is None:
-        return {**out, "above_twin": NO_TWIN}
-    return {**out, "above_twin": _interval(paired_bootstrap(excess, twin.precision - twin.chance, seed=seed))}
+    if baseline is None:
+        return {**out, "above_baseline": NO_BASELINE}
+    return {
+        **out,
+        "above_baseline": _interval(paired_bootstrap(excess, baseline.precision - baseline.chance, seed=seed)),
+    }
 
 
 def _interval(interval: Interval) -> dict[str, float]:

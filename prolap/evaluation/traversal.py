@@ -1,7 +1,7 @@
 """Audio traversal: walk from the caption nearest to a sound to a root and see which meanings lie on the way.
 
 Which similarity. The points of the walk are means without a variance, and each retrieves the caption of the largest
-dot product of means, for a probabilistic model and its deterministic twin alike. The alternative, `csd`, would take
+dot product of means, for a probabilistic model and its deterministic baseline alike. The alternative, `csd`, would take
 half of each caption's own trace away, so wide captions, which are just the general ones the walk is to meet, would be
 penalised by the very property that the model is to learn, and the two models would be asked different questions.
 (Our reading: the papers say "nearest".) Only the start, the nearest caption to the sound, uses the model's own
@@ -44,7 +44,7 @@ def label_free_root(audio: Gaussian, captions: Gaussian) -> int:
     """argmax_c mean_a -KL(a || c), the caption that holds all sounds at the smallest mean cost. Uses no label.
 
     In closed form, without the matrix: mean_a KL = 1/2 sum_d [l_c - mean l_a + (mean v_a + var mu_a +
-    (mean mu_a - mu_c)^2) / v_c - 1], in float64. A deterministic twin gives equal log-variances of 0, and the same
+    (mean mu_a - mu_c)^2) / v_c - 1], in float64. A deterministic baseline gives equal log-variances of 0, and the same
     line becomes the largest mean of -(squared distance) / 2: the caption nearest to the mean sound.
     """
     block = max(1, _BLOCK // max(1, audio.mean.shape[1]))
@@ -121,12 +121,12 @@ class Traversal:
     """[N, 4] 1 where the node of that level was met."""
 
     def metrics(self) -> dict[str, object]:
-        """`precision`, `recall`, `chance`, `hit_by_level` (general to specific), means over the sounds."""
+        """`precision`, `recall`, `chance`, `recall_by_level` (general to specific), means over the sounds."""
         return {
             "precision": float(self.precision.mean()),
             "recall": float(self.recall.mean()),
             "chance": float(self.chance.mean()),
-            "hit_by_level": self.hits.mean(0).tolist(),
+            "recall_by_level": self.hits.mean(0).tolist(),
         }
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -81,7 +80,7 @@ def test_errors_are_one_sentence(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert "cannot read the configuration" in error_of(["train", "--config", str(tmp_path / "no.yaml")], capsys)
     assert "leave out --config" in error_of(["train", "--config", "a.yaml", "--resume", "b"], capsys)
     assert "neither a run folder" in error_of(["evaluate", str(tmp_path)], capsys)
-    assert "unknown option '--twinn'" in error_of(["evaluate", str(tmp_path), "--twinn", "a"], capsys)
+    assert "unknown option '--baselin'" in error_of(["evaluate", str(tmp_path), "--baselin", "a"], capsys)
     words = tiny_options(data, tmp_path / "run", model__audio="big")
     assert "model.audio: got 'big'" in error_of(["train", "--quiet", *as_words(words)], capsys)
     with pytest.raises(SystemExit) as caught:
@@ -98,15 +97,15 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["train"])
 
 
-def test_train_then_evaluate_with_a_twin(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, preset in (("run", "prolap+tiny"), ("twin", "siglip+tiny")):
+def test_train_then_evaluate_with_a_baseline(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, preset in (("run", "prolap+tiny"), ("baseline", "siglip+tiny")):
         words = as_words(tiny_options(data, tmp_path / name, preset=preset, steps=3))
         assert main(["train", "--quiet", *words]) == 0
-    assert f"{tmp_path / 'twin'}: 3 steps in " in capsys.readouterr().out
+    assert f"{tmp_path / 'baseline'}: 3 steps in " in capsys.readouterr().out
     assert "is not empty" in error_of(["train", *words], capsys)
-    assert main(["train", "--quiet", "--resume", str(tmp_path / "twin")]) == 0
-    assert "steps (was 3, now 4)" in error_of(["train", "--resume", str(tmp_path / "twin"), "--steps", "4"], capsys)
-    assert main(["evaluate", str(tmp_path / "run"), "--twin", str(tmp_path / "twin")]) == 0
+    assert main(["train", "--quiet", "--resume", str(tmp_path / "baseline")]) == 0
+    assert "steps (was 3, now 4)" in error_of(["train", "--resume", str(tmp_path / "baseline"), "--steps", "4"], capsys)
+    assert main(["evaluate", str(tmp_path / "run"), "--baseline", str(tmp_path / "baseline")]) == 0
     told = capsys.readouterr()
     assert "Retrieval" in told.out
     assert "Embedding 8 sounds ..." in told.err
@@ -150,10 +149,7 @@ def test_interrupted_training_says_how_to_go_on(
 
 def test_quickstart_gets_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
-    module = types.ModuleType("prolap.cli.quickstart")
-    module.run = seen.append  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "prolap.cli.quickstart", module)
-    monkeypatch.setattr(prolap, "quickstart", module, raising=False)
+    monkeypatch.setattr("prolap.cli.quickstart.run", seen.append)
     assert main(["quickstart", "--seed", "3"]) == 0
     assert seen == [load_config("quickstart", overrides=["seed=3"])]
 

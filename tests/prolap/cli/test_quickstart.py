@@ -11,6 +11,7 @@ import pytest
 from prolap.cli import quickstart
 from prolap.config import Config
 from prolap.config.loading import load_config, to_dict
+from prolap.evaluation import metrics
 
 SECTIONS = {
     "retrieval.t2a": ("r1", "r5", "r10", "map10"),
@@ -20,11 +21,11 @@ SECTIONS = {
     "uncertainty": (
         "length_spearman", "length_spearman_random_words", "level_partial", "wordy_general_rate", "by_level"
     ),
-    "inclusion.audio": ("direction", "control", "location", "location_twin"),
-    "inclusion.text": ("direction", "control", "location", "location_twin"),
-    "traversal.empty": ("precision", "recall", "chance", "hit_by_level"),
-    "traversal.label_free": ("precision", "recall", "chance", "hit_by_level"),
-    "baseline.traversal.oracle": ("precision", "recall", "chance", "hit_by_level"),
+    "inclusion.audio": ("direction", "control", "location", "location_baseline"),
+    "inclusion.text": ("direction", "control", "location", "location_baseline"),
+    "traversal.empty": ("precision", "recall", "chance", "recall_by_level"),
+    "traversal.label_free": ("precision", "recall", "chance", "recall_by_level"),
+    "baseline.traversal.oracle": ("precision", "recall", "chance", "recall_by_level"),
     "seconds": ("render", "train", "evaluate", "total"),
 }  # fmt: skip
 
@@ -44,7 +45,7 @@ def content(config: Config) -> dict:
 
 def test_metrics_hold_the_schema_and_every_null_has_its_reason(config: Config, content: dict) -> None:
     assert json.loads((Path(config.run) / "metrics.json").read_text()) == content
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == metrics.SCHEMA_VERSION
     assert content["seed"] == config.seed
     for path, names in SECTIONS.items():
         section = content
@@ -65,12 +66,12 @@ def test_plots_lie_beside_the_metrics(config: Config, content: dict) -> None:
         assert (Path(config.run) / f"{name}.png").stat().st_size > 10_000
 
 
-def test_the_twin_differs_in_its_losses_alone(config: Config) -> None:
-    ours, twin = to_dict(config), to_dict(quickstart.twin_of(config))
-    changed = {key for key in ours if ours[key] != twin[key]}
+def test_the_baseline_differs_in_its_losses_alone(config: Config) -> None:
+    ours, baseline = to_dict(config), to_dict(quickstart.baseline_of(config))
+    changed = {key for key in ours if ours[key] != baseline[key]}
     assert changed == {"loss", "run"}
-    assert twin["loss"]["pairs"]["score"] == "dot"
-    assert all(twin["loss"][name]["weight"] == 0 for name in ("cross_inclusion", "hierarchy", "vib", "repulsion"))
+    assert baseline["loss"]["pairs"]["score"] == "dot"
+    assert all(baseline["loss"][name]["weight"] == 0 for name in ("cross_inclusion", "hierarchy", "vib", "repulsion"))
 
 
 def test_a_second_call_trains_nothing_again(config: Config, content: dict, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def good() -> dict[str, Any]:
         "direction": 0.99,
         "control": 0.8,
         "location": 0.9,
-        "location_twin": 0.8,
+        "location_baseline": 0.8,
         "location_interval": [0.88, 0.92],
         "advantage": span(0.1),
     }
@@ -45,7 +45,7 @@ def good() -> dict[str, Any]:
                 **{name: {"r1": span(0.01)} for name in ("t2a", "a2t")},
                 "mean": {"r1": span(0.01), "above_chance": span(0.4)},
             },
-            "traversal": {root: {"above_chance": span(0.2), "above_twin": span(0.1)} for root in roots},
+            "traversal": {root: {"above_chance": span(0.2), "above_baseline": span(0.1)} for root in roots},
         },
         "inclusion": {"audio": copy.deepcopy(test), "text": copy.deepcopy(test)},
         "traversal": {root: {"precision": 0.4, "chance": 0.2} for root in roots},
@@ -109,7 +109,7 @@ def test_all_claims_pass_where_all_hold(good: dict[str, Any]) -> None:
         ("inclusion.text.advantage", span(0.005), "inclusion.text"),
         ("inclusion.text.direction", 0.5, "inclusion.text"),
         ("comparison.traversal.empty.above_chance", span(0.005), "traversal.empty"),
-        ("comparison.traversal.oracle.above_twin", span(-0.2), "traversal.oracle"),
+        ("comparison.traversal.oracle.above_baseline", span(-0.2), "traversal.oracle"),
         ("uncertainty.length_difference", span(-0.005), "uncertainty.length"),
         ("uncertainty.length_spearman", 0.1, "uncertainty.length"),
         ("uncertainty.level_partial", 0.01, "uncertainty.generality"),
@@ -148,7 +148,7 @@ def test_report_prints_both_models_and_every_claim(good: dict[str, Any]) -> None
     print_report(good, claims(good), console=Console(file=out, width=160))
     text = out.getvalue()
     assert "N = 1,000 clips" in text
-    assert "40.0 │ 39.0" in text
+    assert "40.0 / 39.0" in text
     assert "unseen sources (n = 300)" in text
     assert "+1.0 [+0.0, +2.0] points" in text
     for name in NAMES:
@@ -157,13 +157,13 @@ def test_report_prints_both_models_and_every_claim(good: dict[str, Any]) -> None
     assert "9 of 10 claims passed" in text
 
 
-def test_report_without_a_twin(good: dict[str, Any]) -> None:
+def test_report_without_a_baseline(good: dict[str, Any]) -> None:
     good["baseline"] = {"retrieval": None, "traversal": None}
     good["comparison"] = {"retrieval": None, "traversal": None}
     out = io.StringIO()
     print_report(good, claims(good), console=Console(file=out, width=160))
-    assert "40.0 │    -" in out.getvalue()
+    assert "│ 40.0 │" in out.getvalue()
     assert "points" not in out.getvalue()
     unmeasured = [line for line in out.getvalue().splitlines() if "not measured" in line and "│" in line]
-    assert len(unmeasured) == 4, "retrieval and three walks are held against the twin"
+    assert len(unmeasured) == 4, "retrieval and three walks are held against the baseline"
     assert "6 of 6 claims passed; 4 were not measured." in out.getvalue()

@@ -104,29 +104,29 @@ def brute_control(x: Gaussian, masked: Gaussian) -> float:
 
 def test_a_model_that_only_widens_has_direction_but_no_location() -> None:
     x, elsewhere = gaussians(300), gaussians(300, seed=7)
-    lost = inclusion_test(x, Gaussian(elsewhere.mean, x.logvar + 2), twin=(x, elsewhere))
+    lost = inclusion_test(x, Gaussian(elsewhere.mean, x.logvar + 2), baseline=(x, elsewhere))
     assert lost.direction == lost.control == 1.0, "direction alone says nothing: the control is as high"
     assert lost.location.low < 0.5 < lost.location.high
     assert not lost.passed
 
 
-def test_a_model_that_knows_its_own_passes_if_its_twin_knows_less() -> None:
+def test_a_model_that_knows_its_own_passes_if_its_baseline_knows_less() -> None:
     x = gaussians(300)
     masked = near(x, 0.1)
-    blind = inclusion_test(x, masked, twin=(x, gaussians(300, seed=8)))
+    blind = inclusion_test(x, masked, baseline=(x, gaussians(300, seed=8)))
     assert blind.passed
     assert blind.location.value > 0.95
-    assert blind.location_twin is not None
-    assert blind.location_twin.value == pytest.approx(0.5, abs=0.06)
+    assert blind.location_baseline is not None
+    assert blind.location_baseline.value == pytest.approx(0.5, abs=0.06)
     assert blind.metrics()["location"] == blind.location.value
-    equal = inclusion_test(x, masked, twin=(x, near(x, 0.01)))
-    assert not equal.passed, "a twin that locates better takes the claim away"
-    assert not inclusion_test(x, masked).passed, "without a twin the rule cannot be met"
+    equal = inclusion_test(x, masked, baseline=(x, near(x, 0.01)))
+    assert not equal.passed, "a baseline that locates better takes the claim away"
+    assert not inclusion_test(x, masked).passed, "without a baseline the rule cannot be met"
 
 
 def test_a_narrower_masked_version_has_the_wrong_direction() -> None:
     x = gaussians(100)
-    found = inclusion_test(x, near(x, 0.05, widen=-1.0), twin=(x, gaussians(100, seed=8)))
+    found = inclusion_test(x, near(x, 0.05, widen=-1.0), baseline=(x, gaussians(100, seed=8)))
     assert found.direction == 0.0
     assert found.location.low > 0.5
     assert not found.passed

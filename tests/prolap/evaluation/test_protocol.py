@@ -128,7 +128,7 @@ def hash_of(text: str) -> int:
 
 @pytest.fixture(scope="module")
 def reading() -> dict[str, Any]:
-    return evaluate(Model("reads"), World(), twin=Model("guesses"), seed=1)
+    return evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1)
 
 
 def nulls(value: Any, path: str = "") -> list[str]:
@@ -150,13 +150,13 @@ def test_every_name_of_the_schema_is_there_and_is_a_fraction(reading: dict[str, 
     assert len(reading["uncertainty"]["by_level"]) == 4
     for modality in ("audio", "text"):
         row = reading["inclusion"][modality]
-        assert all(0 <= row[key] <= 1 for key in ("direction", "control", "location", "location_twin"))
+        assert all(0 <= row[key] <= 1 for key in ("direction", "control", "location", "location_baseline"))
     assert len(reading["inclusion"]["text"]["levels"]) == MaskConfig().text_copies
     assert len(reading["inclusion"]["audio"]["levels"]) == MaskConfig().audio_copies
     for root in ("empty", "label_free", "oracle"):
         for side in (reading["traversal"], reading["baseline"]["traversal"]):
             assert all(0 <= side[root][key] <= 1 for key in ("precision", "recall", "chance"))
-            assert len(side[root]["hit_by_level"]) == 4
+            assert len(side[root]["recall_by_level"]) == 4
 
 
 def test_it_is_json_and_nulls_have_reasons(reading: dict[str, Any]) -> None:
@@ -164,7 +164,7 @@ def test_it_is_json_and_nulls_have_reasons(reading: dict[str, Any]) -> None:
     assert nulls(reading) == sorted(reading["reasons"], key=nulls(reading).index)
 
 
-def test_a_model_that_reads_passes_and_its_guessing_twin_does_not(reading: dict[str, Any]) -> None:
+def test_a_model_that_reads_passes_and_its_guessing_baseline_does_not(reading: dict[str, Any]) -> None:
     assert reading["retrieval"]["t2a"]["r1"] == 1.0
     assert reading["baseline"]["retrieval"]["t2a"]["r1"] < 0.2
     assert reading["comparison"]["retrieval"]["mean"]["r1"]["low"] > 0.7
@@ -180,7 +180,7 @@ def test_a_model_that_reads_passes_and_its_guessing_twin_does_not(reading: dict[
     assert len(set(masked)) == 3
     walk = reading["traversal"]["oracle"]
     assert walk["precision"] > walk["chance"] + 0.2
-    assert walk["hit_by_level"][3] == 1.0
+    assert walk["recall_by_level"][3] == 1.0
     found = {claim.name: claim.passed for claim in claims(reading)}
     assert found["retrieval"]
     assert found["traversal.oracle"]
@@ -188,7 +188,7 @@ def test_a_model_that_reads_passes_and_its_guessing_twin_does_not(reading: dict[
 
 
 def test_a_model_that_counts_words_is_exposed() -> None:
-    found = evaluate(Model("counts"), World(), twin=Model("reads"), seed=1)
+    found = evaluate(Model("counts"), World(), baseline=Model("reads"), seed=1)
     assert found["uncertainty"]["length_spearman"] == pytest.approx(-1.0)
     assert found["uncertainty"]["length_spearman_random_words"] == pytest.approx(-1.0)
     assert found["uncertainty"]["level_partial"] is None
@@ -200,7 +200,7 @@ def test_a_model_that_counts_words_is_exposed() -> None:
 
 
 def test_a_guessing_model_is_at_chance() -> None:
-    found = evaluate(Model("guesses"), World(), twin=Model("reads"), seed=1)
+    found = evaluate(Model("guesses"), World(), baseline=Model("reads"), seed=1)
     assert found["retrieval"]["t2a"]["r10"] < 0.5
     walk = found["traversal"]["oracle"]
     assert walk["precision"] == pytest.approx(walk["chance"], abs=0.08)
@@ -212,22 +212,22 @@ def test_a_guessing_model_is_at_chance() -> None:
 def test_repeats_exactly_and_leaves_global_random_numbers_alone(reading: dict[str, Any]) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    again = evaluate(Model("reads"), World(), twin=Model("guesses"), seed=1)
+    again = evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1)
     assert torch.equal(before, torch.get_rng_state())
     assert again == reading
 
 
-def test_without_twin_and_without_chains_there_are_reasons() -> None:
+def test_without_baseline_and_without_chains_there_are_reasons() -> None:
     found = evaluate(Model("reads"), World(chains=False), seed=1)
     assert found["baseline"] == {"retrieval": None, "traversal": None}
-    assert found["reasons"]["baseline.retrieval"] == "no twin was given"
+    assert found["reasons"]["baseline.retrieval"] == "no baseline was given"
     assert "chain" in found["reasons"]["traversal"]
     assert found["uncertainty"]["by_level"] is None
-    assert found["inclusion"]["audio"]["location_twin"] is None
+    assert found["inclusion"]["audio"]["location_baseline"] is None
     assert set(nulls(found)) == set(found["reasons"])
     listed = claims(found)
     assert not any(claim.passed for claim in listed if claim.name.startswith(("traversal", "inclusion", "retrieval")))
-    assert "no twin was given" in next(claim.detail for claim in listed if claim.name == "retrieval")
+    assert "no baseline was given" in next(claim.detail for claim in listed if claim.name == "retrieval")
 
 
 class Settings:
@@ -240,7 +240,7 @@ def test_a_deterministic_model_has_no_uncertainty_to_report() -> None:
     model = Model("reads")
     model.config = Settings
     assert score_of(model) == "dot"
-    found = evaluate(model, World(), twin=Model("guesses"))
+    found = evaluate(model, World(), baseline=Model("guesses"))
     assert found["uncertainty"] is None
     assert found["inclusion"] is None
     assert "deterministic" in found["reasons"]["uncertainty"]
@@ -255,7 +255,7 @@ def test_dev_retrieval_is_the_retrieval_section(reading: dict[str, Any]) -> None
 
 
 def test_evidence_for_the_plots() -> None:
-    evidence = evaluate_full(Model("reads"), World(), twin=Model("guesses"), seed=1).evidence
+    evidence = evaluate_full(Model("reads"), World(), baseline=Model("guesses"), seed=1).evidence
     assert evidence.sweep["audio"]["ratio"][0] == 0.0
     assert evidence.sweep["audio"]["ratio"] == sorted(evidence.sweep["audio"]["ratio"])
     assert evidence.sweep["audio"]["mean"] == sorted(evidence.sweep["audio"]["mean"])

@@ -87,7 +87,7 @@ def test_chance_is_the_mean_over_all_other_chains() -> None:
     assert found.metrics()["precision"] == pytest.approx(
         np.mean([len(m & set(c)) / len(m) for m, c in zip(met, chains, strict=True)])
     )
-    assert np.mean(found.metrics()["hit_by_level"]) == pytest.approx(found.metrics()["recall"])
+    assert np.mean(found.metrics()["recall_by_level"]) == pytest.approx(found.metrics()["recall"])
 
 
 def test_a_path_that_ignores_the_sound_is_no_better_than_chance() -> None:
@@ -187,6 +187,6 @@ def test_public_form_matches_strings_of_any_reference() -> None:
     assert containment_roots(audio, captions).tolist() == [3]
     references = [[("q", "b", "c", "d"), ("a", "r", "s", "t")]]
     found = script_traversal(audio, captions, ["d", "c", "b", "a"], references, score="dot")
-    assert found == {"precision": 1.0, "recall": 1.0, "hit_by_level": [1.0] * 4}
+    assert found == {"precision": 1.0, "recall": 1.0, "recall_by_level": [1.0] * 4}
     reworded = script_traversal(audio, captions, ["d", "C", "b", "A"], references, score="dot")
-    assert reworded == {"precision": 0.5, "recall": 0.5, "hit_by_level": [0.0, 1.0, 0.0, 1.0]}
+    assert reworded == {"precision": 0.5, "recall": 0.5, "recall_by_level": [0.0, 1.0, 0.0, 1.0]}

@@ -266,7 +266,7 @@ def counted(model: ProLAP, modality: str, calls: dict[str, int], monkeypatch: py
 
 
 def test_what_the_loss_does_not_reach_has_no_gradient() -> None:
-    """A deterministic twin trains no log-variance: None, as without chunks, so that no optimiser moves it."""
+    """A deterministic baseline trains no log-variance: None, as without chunks, so that no optimiser moves it."""
     config = replace(config_of("tiny"), loss=LossConfig(pairs=PairTerm(score="dot")))
     whole = Step(Encode(model_of(config, training=False)), config)
     chunked = Step(Chunks(model_of(config, training=False), 3), config)

@@ -20,35 +20,35 @@ SHORT: dict[str, Any] = {"steps": 2, "eval_every": 2, "checkpoint_every": 1, "op
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def baseline(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """A deterministic run."""
-    run = tmp_path_factory.mktemp("init") / "twin"
+    run = tmp_path_factory.mktemp("init") / "baseline"
     train(tiny_config(data, run, preset="siglip+tiny", **SHORT), progress=False)
     return run
 
 
-def test_a_run_starts_from_anothers_weights_and_words(data: Path, twin: Path, tmp_path: Path) -> None:
-    config = tiny_config(data, tmp_path / "run", init=str(twin), **SHORT)
-    start, trained = open_init(config), load_model(twin)
+def test_a_run_starts_from_anothers_weights_and_words(data: Path, baseline: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path / "run", init=str(baseline), **SHORT)
+    start, trained = open_init(config), load_model(baseline)
     assert start is not None
-    model, report = first_model(config, None, start, ["words that the twin never saw"])
+    model, report = first_model(config, None, start, ["words that the baseline never saw"])
     assert report is not None
     assert model.vocabulary.to_json() == trained.vocabulary.to_json()
     state, theirs = model.state_dict(), trained.state_dict()
-    assert set(report.new) == {name for name in state if ".logvar." in name}, "the twin did not train them"
+    assert set(report.new) == {name for name in state if ".logvar." in name}, "the baseline did not train them"
     assert all(torch.equal(state[name], theirs[name]) for name in report.mapped)
     assert report.mapped.keys() | set(report.new) == state.keys()
     assert "parameters" in describe(model, report)
 
 
 def test_the_report_is_in_the_run_and_a_resumed_run_needs_no_init(
-    data: Path, twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved = tmp_path / "twin"
-    twin_files = [path for path in twin.rglob("*") if path.is_file()]
-    for path in twin_files:
-        (moved / path.relative_to(twin)).parent.mkdir(parents=True, exist_ok=True)
-        (moved / path.relative_to(twin)).write_bytes(path.read_bytes())
+    moved = tmp_path / "baseline"
+    baseline_files = [path for path in baseline.rglob("*") if path.is_file()]
+    for path in baseline_files:
+        (moved / path.relative_to(baseline)).parent.mkdir(parents=True, exist_ok=True)
+        (moved / path.relative_to(baseline)).write_bytes(path.read_bytes())
     options = {"init": str(moved), **SHORT, "steps": 4}
     train(tiny_config(data, tmp_path / "whole", **options), progress=False)
     report = json.loads((tmp_path / "whole" / FILE).read_text())
@@ -87,15 +87,15 @@ def test_a_public_file_trains_on(data: Path, tmp_path: Path) -> None:
     assert all(report["dropped"].values())
 
 
-def test_no_steps_make_a_run_of_the_starting_weights(data: Path, twin: Path, tmp_path: Path) -> None:
+def test_no_steps_make_a_run_of_the_starting_weights(data: Path, baseline: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    result = train(tiny_config(data, run, init=str(twin), **SHORT | {"steps": 0}), progress=False)
+    result = train(tiny_config(data, run, init=str(baseline), **SHORT | {"steps": 0}), progress=False)
     assert (result.step, result.stopped, result.best_step) == (0, "finished", 0)
-    start, theirs = load_model(run), load_model(twin).state_dict()
+    start, theirs = load_model(run), load_model(baseline).state_dict()
     mapped = json.loads((run / FILE).read_text())["mapped"]
     assert mapped
     assert all(torch.equal(start.state_dict()[name], theirs[name]) for name in mapped)
-    again = train(tiny_config(data, run, init=str(twin), **SHORT | {"steps": 0}), resume=True, progress=False)
+    again = train(tiny_config(data, run, init=str(baseline), **SHORT | {"steps": 0}), resume=True, progress=False)
     assert (again.step, again.best_value) == (0, result.best_value)
 
 
@@ -109,9 +109,9 @@ def test_no_steps_make_a_run_of_the_starting_weights(data: Path, twin: Path, tmp
     ],
 )
 def test_what_does_not_fit_is_said_before_a_run_is_made(
-    data: Path, twin: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+    data: Path, baseline: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    options = {"init": None if changes.get("init_format") == "msclap-2023" else str(twin), **SHORT} | changes
+    options = {"init": None if changes.get("init_format") == "msclap-2023" else str(baseline), **SHORT} | changes
     with pytest.raises(error, match=message):
         train(tiny_config(data, tmp_path / "run", **options), progress=False)
     assert not (tmp_path / "run").exists()
