@@ -93,12 +93,12 @@ def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | N
     from dataclasses import replace
 
     from prolap.config.options import ConfigError
-    from prolap.models import tokenizers
+    from prolap.models.model import build_tokenizer
 
     def count(texts: Sequence[str]) -> list[int] | None:
         unbounded = replace(config, model=replace(config.model, max_tokens=1 << 20))
         try:
-            tokenizer = tokenizers.build(unbounded, texts)
+            tokenizer = build_tokenizer(unbounded, texts)
         except (ConfigError, ImportError) as error:
             warnings.warn(f"captions are not counted in tokens: {error}", stacklevel=2)
             return None

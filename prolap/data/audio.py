@@ -84,13 +84,27 @@ def read(path: Source, sample_rate: int, start: float = 0.0, seconds: float | No
     mono = sound.mean(axis=1)
     if not np.isfinite(mono).all():
         raise AudioError(f"{path}: holds samples that are not finite")
-    if rate != sample_rate:
-        import soxr
+    try:
+        return resample(torch.from_numpy(mono), rate, sample_rate)
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from error
 
-        mono = soxr.resample(mono, rate, sample_rate)
-    if not len(mono):
-        raise AudioError(f"{path}: shorter than one sample at {sample_rate} Hz")
-    return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+
+def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
+    """The waveform [T] float32 of `rate` Hz at `sample_rate` Hz, by soxr.
+
+    Errors: AudioError if it is shorter than one sample there.
+    """
+    if rate == sample_rate:
+        return waveform
+    try:
+        import soxr
+    except ImportError as error:
+        raise ModuleNotFoundError("resampling needs soxr: pip install prolap[train]") from error
+    out = np.ascontiguousarray(soxr.resample(waveform.numpy(), rate, sample_rate), dtype=np.float32)
+    if not out.size:
+        raise AudioError(f"{waveform.numel()} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz")
+    return torch.from_numpy(out)
 
 
 def blocks(path: Source, size: int = 1 << 18) -> Iterator[np.ndarray]:

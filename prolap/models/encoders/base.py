@@ -1,8 +1,20 @@
-"""What every encoder offers."""
+"""What every encoder offers, and what their implementations share: hiding tokens, pooling, transformers' modules."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from prolap.config import Config
+from prolap.data.features import make_features
+from prolap.models.tokenizers import Tokenizer
+from prolap.utils.registry import Registry
 
 
 class Encoder(nn.Module):
@@ -10,8 +22,16 @@ class Encoder(nn.Module):
 
     width: int
     """Size of the features."""
-    can_delete: bool = False
+    can_delete: ClassVar[bool] = False
     """Whether masked tokens can be left out instead of replaced."""
+    public: ClassVar[bool] = False
+    """Whether there are public weights of it."""
+    size: ClassVar[Any] = None
+    """What tells the variants of its architecture apart, for importers of weights."""
+    no_decay: ClassVar[tuple[str, ...]] = ("mask",)
+    """Last part of the names of matrices without weight decay; norms, embeddings and vectors never have any."""
+    shape_options: ClassVar[tuple[str, ...]] = ()
+    """Configuration options, beside the encoder's name, that the shapes of its weights depend on."""
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked. Bool [B, T]."""
@@ -22,3 +42,108 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Features [B, width], untouched by what `masked` (bool [B, T], True hides) hides."""
         raise NotImplementedError
+
+    @classmethod
+    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Random inputs [*shape, ...] of the longest length that training can meet, for memory reports and timings."""
+        raise NotImplementedError
+
+
+class AudioEncoder(Encoder):
+    """Made by `AudioEncoder(config)`; reads log-mel [B, frames, mels] and the number of frames that hold sound, [B]."""
+
+    @classmethod
+    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Noise of `data.seconds` with the recipe's mean and standard deviation, [*shape, frames, mels]."""
+        recipe = make_features(config.data)
+        frames = recipe.frames(round(config.data.seconds * config.data.sample_rate))
+        return recipe.mean + recipe.std * torch.randn((*shape, frames, config.data.mels), generator=generator)
+
+
+class TextEncoder(Encoder):
+    """Made by `TextEncoder(config, vocabulary)`; reads int64 tokens [B, L] of its kind of tokenizer."""
+
+    tokenizer: ClassVar[type[Tokenizer]]
+    """What makes its tokens."""
+
+    @classmethod
+    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Random captions of `model.max_tokens` tokens, [*shape, max_tokens]."""
+        return cls.tokenizer.synthetic((*shape, config.model.max_tokens), generator)
+
+
+AUDIO: Registry[type[AudioEncoder]] = Registry("model.audio")
+TEXT: Registry[type[TextEncoder]] = Registry("model.text")
+register_audio, register_text = AUDIO.register, TEXT.register
+
+
+class TransformerSize(NamedTuple):
+    """Of a text encoder made of transformers' layers."""
+
+    width: int
+    layers: int
+    heads: int
+    positions: int
+
+
+def check_mask(masked: Tensor | None, grid: Tensor, mode: str, can_delete: bool) -> None:
+    """Refuse a mask of another shape or type than the grid, and a mode that the encoder does not have."""
+    if mode not in ("substitute", "delete"):
+        raise ValueError(f'mode: got {mode!r}, want "substitute" or "delete".')
+    if mode == "delete" and not can_delete:
+        raise ValueError('mode: this encoder cannot leave tokens out; want "substitute".')
+    if masked is not None and (masked.shape != grid.shape or masked.dtype != torch.bool):
+        raise ValueError(
+            f"masked: got {masked.dtype} of shape {tuple(masked.shape)}, want torch.bool of shape {tuple(grid.shape)}."
+        )
+
+
+def full_lengths(inputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """The lengths [B], or all of the inputs [B, T, ...] if there are none."""
+    return torch.full((len(inputs),), inputs.shape[1], device=inputs.device) if lengths is None else lengths
+
+
+def compact(tokens: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Move each row's visible tokens to its front, in order, and cut the tail that no row needs.
+
+    tokens [B, T, W], visible bool [B, T] -> tokens [B, T', W], visible [B, T']; T' is the largest number of visible
+    tokens (at least 1).
+    """
+    order = torch.argsort((~visible).to(torch.uint8), dim=1, stable=True)
+    order = order[:, : max(1, int(visible.sum(dim=1).max()))]
+    return tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2])), visible.gather(1, order)
+
+
+def mean_max(tokens: Tensor, visible: Tensor) -> Tensor:
+    """Mean and maximum over the visible tokens, side by side: [B, T, W], bool [B, T] -> [B, 2W] float32.
+
+    A row without a visible token gives zeros.
+    """
+    tokens, keep = tokens.float(), visible[..., None]
+    mean = torch.where(keep, tokens, 0.0).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+    most = torch.where(keep, tokens, torch.finfo(torch.float32).min).amax(dim=1)
+    return torch.cat([mean, torch.where(keep.any(dim=1), most, 0.0)], dim=1)
+
+
+def transformers() -> ModuleType:
+    """The package `transformers`, imported when an encoder asks for it because that takes seconds."""
+    try:
+        import transformers as package
+    except ImportError as error:
+        raise ModuleNotFoundError("this encoder needs transformers: pip install prolap[train]") from error
+    module: ModuleType = package
+    return module
+
+
+def recompute(base: nn.Module) -> None:
+    """Recompute the activations of each layer (HTS-AT: of each stage) in backward instead of keeping them.
+
+    Sets the switches that transformers' own layers read; `gradient_checkpointing_enable` refuses ClapAudioModel, whose
+    stages are such layers all the same. Not re-entrant, random numbers replayed: the same gradients. In training mode alone.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for layer in base.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.gradient_checkpointing = True
+            vars(layer)["_gradient_checkpointing_func"] = functools.partial(checkpoint, use_reentrant=False)

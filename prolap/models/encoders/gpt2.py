@@ -6,15 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import Config
-from prolap.models.encoders.backbone import recompute, transformers
-from prolap.models.encoders.base import Encoder
-from prolap.models.encoders.tokens import check_mask, compact
-from prolap.models.tokenizers import GPT2_END, GPT2_PAD, GPT2_SPACE, Tokenizer
+from prolap.models.encoders.base import (
+    TextEncoder,
+    TransformerSize,
+    check_mask,
+    compact,
+    recompute,
+    register_text,
+    transformers,
+)
+from prolap.models.tokenizers import GPT2Tokenizer, Tokenizer
 
-SIZES = {"gpt2": (768, 12, 12, 1024), "micro": (128, 2, 4, 128)}  # width, layers, heads, positions
 
-
-class GPT2(Encoder):
+@register_text("gpt2")
+class GPT2(TextEncoder):
     """Reads int64 tokens [B, L] that end with <|endoftext|> (50256); what comes after it is padding.
 
     The padding is 0, which is also the id of "!", so the length of a caption is where its end token stands. The features
@@ -28,11 +33,13 @@ class GPT2(Encoder):
     """
 
     can_delete = True
-    tokenizer = "gpt2"
+    tokenizer = GPT2Tokenizer
+    size = TransformerSize(768, 12, 12, 1024)
+    public = True
 
-    def __init__(self, config: Config, vocabulary: Tokenizer, size: str = "gpt2") -> None:
+    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
         super().__init__()
-        package, (width, layers, heads, positions) = transformers(), SIZES[size]
+        package, (width, layers, heads, positions) = transformers(), self.size
         if config.model.max_tokens > positions:
             raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {positions} for GPT-2.")
         self.width, self.quirk = width, config.model.text_pool == "msclap"
@@ -56,7 +63,7 @@ class GPT2(Encoder):
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked: those before the end token, without the space that belongs to it. Bool [B, L]."""
         place, end = torch.arange(inputs.shape[1], device=inputs.device), _end(inputs)[:, None]
-        return (place < end) & ~((place == end - 1) & (inputs == GPT2_SPACE))
+        return (place < end) & ~((place == end - 1) & (inputs == GPT2Tokenizer.space))
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
@@ -68,17 +75,25 @@ class GPT2(Encoder):
         if mode == "delete" and masked is not None:
             place = torch.arange(inputs.shape[1], device=inputs.device)
             rows, kept = compact(inputs[..., None], (place <= _end(inputs)[:, None]) & ~hidden)
-            inputs = torch.where(kept, rows[..., 0], GPT2_PAD)
+            inputs = torch.where(kept, rows[..., 0], GPT2Tokenizer.pad)
             hidden = torch.zeros_like(kept)
         embedded = self.base.wte(inputs)
         embedded = torch.where(hidden[..., None], self.mask.to(embedded.dtype), embedded)
         states = self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state
         # a masked token counts as a word, so that the place does not tell whether it was a "!"
-        last = ((inputs != GPT2_PAD) | hidden).sum(dim=1) - 1 if self.quirk else _end(inputs)
+        last = ((inputs != GPT2Tokenizer.pad) | hidden).sum(dim=1) - 1 if self.quirk else _end(inputs)
         return states[torch.arange(len(states), device=states.device), last]
+
+
+@register_text("gpt2-micro")
+class GPT2Micro(GPT2):
+    """Ours, for tests and small machines."""
+
+    size = TransformerSize(128, 2, 4, 128)
+    public = False
 
 
 def _end(tokens: Tensor) -> Tensor:
     """Where each row's first end token stands, [B]; without one the whole row is the caption."""
-    ends = tokens == GPT2_END
+    ends = tokens == GPT2Tokenizer.end
     return torch.where(ends.any(dim=1), ends.int().argmax(dim=1), tokens.shape[1] - 1)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from prolap.config import Config
 from prolap.data.features import make_features
-from prolap.models.encoders.backbone import recompute, transformers
-from prolap.models.encoders.base import Encoder
-from prolap.models.encoders.tokens import check_mask
+from prolap.models.encoders.base import AudioEncoder, check_mask, full_lengths, recompute, register_audio, transformers
 
 MELS = 64  # mel bands that the model reads
 FRAMES = 1024  # frames that the model stretches a window to
@@ -31,15 +29,9 @@ class Size(NamedTuple):
     patch: int = 4
 
 
-SIZES = {
-    "tiny": Size(96, (2, 2, 6, 2), (4, 8, 16, 32)),  # MS-CLAP 2023, LAION-CLAP
-    "base": Size(128, (2, 2, 12, 2), (4, 8, 16, 32)),  # LAION-CLAP, the larger one
-    "micro": Size(32, (1, 1, 2), (2, 4, 8), patch=8),  # ours: the same final grid at a hundredth of the work
-}
-
-
-class HTSAT(Encoder):
-    """Reads log-mel [B, frames, 64] and the number of frames that hold sound, [B].
+@register_audio("htsat-tiny")
+class HTSAT(AudioEncoder):
+    """The tiny one, of MS-CLAP 2023 and LAION-CLAP. Reads log-mel [B, frames, 64] and the frames that hold sound, [B].
 
     The model hears windows of `window` frames (what the recipe of the log-mel says: 7 s for MS-CLAP, 10 s for
     LAION-CLAP), which it stretches to 1024. A sound of n frames is cut into ceil(n / window) windows side by side, the
@@ -60,11 +52,15 @@ class HTSAT(Encoder):
     tokens.
     """
 
-    def __init__(self, config: Config, size: str = "tiny") -> None:
+    size = Size(96, (2, 2, 6, 2), (4, 8, 16, 32))
+    public = True
+    no_decay = ("mask", "relative_position_bias_table")
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        package, shape = transformers(), SIZES[size]
+        package, shape = transformers(), self.size
         if config.data.mels != MELS:
-            raise ValueError(f"data.mels: got {config.data.mels}, want {MELS} for model.audio=htsat-{size}.")
+            raise ValueError(f"data.mels: got {config.data.mels}, want {MELS} for HTS-AT.")
         recipe = make_features(config.data)
         self.window = recipe.window_frames
         self.width = shape.width * 2 ** (len(shape.depths) - 1)
@@ -95,7 +91,7 @@ class HTSAT(Encoder):
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens hold sound and so may be masked. Bool [B, T], T = ceil(frames / window) · 64."""
-        lengths = _lengths(inputs, lengths)
+        lengths = full_lengths(inputs, lengths).clamp(min=1)
         windows = -(-inputs.shape[1] // self.window)
         time = torch.arange(windows * TIMES, device=inputs.device)
         middle = (time // TIMES) * self.window * FRAMES + (2 * (time % TIMES) + 1) * (
@@ -109,7 +105,7 @@ class HTSAT(Encoder):
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
         """Log-mel [B, frames, 64], lengths int [B] (None: all), masked bool [B, T] -> features [B, width] float32."""
-        lengths = _lengths(inputs, lengths)
+        lengths = full_lengths(inputs, lengths).clamp(min=1)
         grid = self.grid(inputs, lengths)
         check_mask(masked, grid, mode, self.can_delete)
         count = -(-lengths // self.window)  # windows of each row
@@ -164,6 +160,21 @@ class HTSAT(Encoder):
             handle.remove()
 
 
+@register_audio("htsat-base")
+class HTSATBase(HTSAT):
+    """The larger one of LAION-CLAP."""
+
+    size = Size(128, (2, 2, 12, 2), (4, 8, 16, 32))
+
+
+@register_audio("htsat-micro")
+class HTSATMicro(HTSAT):
+    """Ours: the same final grid at a hundredth of the work."""
+
+    size = Size(32, (1, 1, 2), (2, 4, 8), patch=8)
+    public = False
+
+
 @contextmanager
 def _running_statistics(norm: nn.Module, frozen: bool) -> Iterator[None]:
     """The batch norm as in evaluation inside this block, if `frozen`."""
@@ -173,9 +184,3 @@ def _running_statistics(norm: nn.Module, frozen: bool) -> Iterator[None]:
         yield
     finally:
         norm.train(training)
-
-
-def _lengths(inputs: Tensor, lengths: Tensor | None) -> Tensor:
-    if lengths is None:
-        return torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
-    return lengths.clamp(min=1)

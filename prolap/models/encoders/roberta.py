@@ -6,18 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import Config
-from prolap.models.encoders.backbone import recompute, transformers
-from prolap.models.encoders.base import Encoder
-from prolap.models.encoders.tokens import check_mask, compact
-from prolap.models.tokenizers import ROBERTA_END, ROBERTA_PAD, ROBERTA_START, Tokenizer
+from prolap.models.encoders.base import (
+    TextEncoder,
+    TransformerSize,
+    check_mask,
+    compact,
+    recompute,
+    register_text,
+    transformers,
+)
+from prolap.models.tokenizers import RobertaTokenizer, Tokenizer
 
-SIZES = {
-    "roberta": (768, 12, 12, 514),
-    "micro": (128, 2, 4, 130),
-}  # width, layers, heads, rows of the table of positions
 
-
-class Roberta(Encoder):
+@register_text("roberta")
+class Roberta(TextEncoder):
     """Reads int64 tokens [B, L]: <s> (0), words, </s> (2), then padding (1). The features are the pooler's output.
 
     A masked token's embedding becomes a learned one and keeps its position ("substitute"), or the token is taken out as if
@@ -25,12 +27,14 @@ class Roberta(Encoder):
     """
 
     can_delete = True
-    tokenizer = "roberta"
+    tokenizer = RobertaTokenizer
+    size = TransformerSize(768, 12, 12, 514)
+    public = True
 
-    def __init__(self, config: Config, vocabulary: Tokenizer, size: str = "roberta") -> None:
+    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
         super().__init__()
-        package, (width, layers, heads, positions) = transformers(), SIZES[size]
-        most = positions - ROBERTA_PAD - 1
+        package, (width, layers, heads, positions) = transformers(), self.size
+        most = positions - RobertaTokenizer.pad - 1
         if config.model.max_tokens > most:
             raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {most} for RoBERTa.")
         self.width, dropout = width, config.model.dropout
@@ -54,7 +58,7 @@ class Roberta(Encoder):
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked: words, never <s>, </s> or padding. Bool [B, L]."""
-        return (inputs != ROBERTA_PAD) & (inputs != ROBERTA_START) & (inputs != ROBERTA_END)
+        return (inputs != RobertaTokenizer.pad) & (inputs != RobertaTokenizer.start) & (inputs != RobertaTokenizer.end)
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
@@ -63,12 +67,20 @@ class Roberta(Encoder):
         grid = self.grid(inputs, lengths)
         check_mask(masked, grid, mode, self.can_delete)
         hidden = torch.zeros_like(grid) if masked is None else masked & grid
-        present = inputs != ROBERTA_PAD
+        present = inputs != RobertaTokenizer.pad
         if mode == "delete" and masked is not None:
             rows, present = compact(inputs[..., None], present & ~hidden)
-            inputs = torch.where(present, rows[..., 0], ROBERTA_PAD)
+            inputs = torch.where(present, rows[..., 0], RobertaTokenizer.pad)
             hidden = torch.zeros_like(present)
         table = self.base.embeddings.word_embeddings(inputs)
         embedded = torch.where(hidden[..., None], self.mask.to(table.dtype), table)
         pooled: Tensor = self.base(inputs_embeds=embedded, attention_mask=present.long()).pooler_output
         return pooled
+
+
+@register_text("roberta-micro")
+class RobertaMicro(Roberta):
+    """Ours, for tests and small machines."""
+
+    size = TransformerSize(128, 2, 4, 130)
+    public = False

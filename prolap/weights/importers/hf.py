@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from prolap.models.encoders import AUDIO, TEXT
+from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers.laion import CLAP_DATA, FUSED
-from prolap.weights.importers.layout import Layout, Needs, audio_size, get, text_size
+from prolap.weights.importers.layout import Layout, Needs, audio_name, get, text_name
 from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.rules import Rule
 
@@ -44,9 +46,6 @@ class HuggingFaceClap(Layout):
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """Sizes by the weights, compared with config.json where it says what weights do not show."""
-        from prolap.models.encoders.htsat import SIZES as AUDIO_SIZES
-        from prolap.models.encoders.roberta import SIZES
-
         if config is None:
             raise CheckpointError(
                 f"{source} has no config.json beside its weights, want the folder as it was published."
@@ -54,15 +53,14 @@ class HuggingFaceClap(Layout):
         audio, text = (config.get(part) or {} for part in _SAME)
         if audio.get("enable_fusion") or any("fusion" in name or "mel_conv" in name for name in tensors):
             raise CheckpointError(f"{source} {FUSED}")
-        size = audio_size(tensors, _AUDIO, source)
+        audio_encoder = audio_name(tensors, _AUDIO, source)
         table, layers = "text_model.embeddings.word_embeddings.weight", r"text_model\.encoder\.layer\.(\d+)\."
-        kind = text_size(tensors, "roberta", table, layers, SIZES, source)
-        shape = AUDIO_SIZES[size.removeprefix("htsat-")]
-        heads = SIZES[kind.removeprefix("roberta-")][2]
+        text_encoder = text_name(tensors, Roberta, table, layers, source)
+        shape = AUDIO[audio_encoder].size
         wanted = {
             "audio_config": _SAME["audio_config"]
             | {"num_attention_heads": list(shape.heads), "patch_stride": [shape.patch, shape.patch]},
-            "text_config": _SAME["text_config"] | {"num_attention_heads": heads},
+            "text_config": _SAME["text_config"] | {"num_attention_heads": TEXT[text_encoder].size.heads},
         }
         different = [
             f"{part}.{key}={given[key]} (ours {value})"
@@ -73,8 +71,8 @@ class HuggingFaceClap(Layout):
         if different:
             raise CheckpointError(f"{source} is another model than ours: its config.json has {', '.join(different)}.")
         return CLAP_DATA | {
-            "model.audio": size,
-            "model.text": kind,
+            "model.audio": audio_encoder,
+            "model.text": text_encoder,
             "model.mean_head": "clap",
             "model.dim": get(tensors, "audio_projection.linear1.weight", source).shape[0],
         }

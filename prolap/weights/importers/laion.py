@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers.layout import Layout, Needs, audio_size, get, htsat_rules, text_size
+from prolap.weights.importers.layout import Layout, Needs, audio_name, get, htsat_rules, text_name
 from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.rules import Rule
 
@@ -40,8 +41,6 @@ class LaionClap(Layout):
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """HTS-AT and RoBERTa by their sizes, with LAION's log-mel; CheckpointError for fused files and other encoders."""
-        from prolap.models.encoders.roberta import SIZES
-
         if any(name.startswith(f"{_AUDIO}patch_embed.{part}") for name in tensors for part in ("fusion", "mel_conv")):
             raise CheckpointError(f"{source} {FUSED}")
         if f"{_AUDIO}patch_embed.proj.weight" not in tensors:
@@ -50,8 +49,8 @@ class LaionClap(Layout):
         if table not in tensors:
             raise CheckpointError(f"{source} is of LAION-CLAP, but its text encoder is not RoBERTa.")
         return CLAP_DATA | {
-            "model.audio": audio_size(tensors, _AUDIO, source),
-            "model.text": text_size(tensors, "roberta", table, r"text_branch\.encoder\.layer\.(\d+)\.", SIZES, source),
+            "model.audio": audio_name(tensors, _AUDIO, source),
+            "model.text": text_name(tensors, Roberta, table, r"text_branch\.encoder\.layer\.(\d+)\.", source),
             "model.mean_head": "clap",
             "model.dim": get(tensors, "audio_projection.0.weight", source).shape[0],
         }

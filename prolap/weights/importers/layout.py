@@ -10,6 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from prolap.models.encoders import AUDIO, TEXT, TextEncoder
+from prolap.models.encoders.base import Encoder
+from prolap.models.encoders.htsat import HTSAT
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers.rules import Rule
 
@@ -52,34 +55,32 @@ def get(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
     return tensors[name]
 
 
-def audio_size(tensors: Mapping[str, Tensor], prefix: str, source: str) -> str:
+def audio_name(tensors: Mapping[str, Tensor], prefix: str, source: str) -> str:
     """The name in AUDIO of an HTS-AT of this width and depth; CheckpointError if there is none."""
-    from prolap.models.encoders.htsat import SIZES
-
     width = get(tensors, f"{prefix}patch_embed.proj.weight", source).shape[0]
-    found = {
+    blocks = {
         m.groups() for name in tensors if (m := re.match(rf"{re.escape(prefix)}layers\.(\d+)\.blocks\.(\d+)\.", name))
     }
-    stages = sorted({int(stage) for stage, _ in found})
-    depths = tuple(sum(int(stage) == number for stage, _ in found) for number in stages)
-    for name, size in SIZES.items():
-        if (size.width, size.depths) == (width, depths):
-            return f"htsat-{name}"
-    known = ", ".join(f"{name} ({size.width}, {size.depths})" for name, size in SIZES.items())
-    raise CheckpointError(f"{source} has an HTS-AT of width {width} and depths {depths}, want one of {known}.")
+    stages = sorted({int(stage) for stage, _ in blocks})
+    depths = tuple(sum(int(stage) == number for stage, _ in blocks) for number in stages)
+    return _fitting("an HTS-AT of width and depths", AUDIO, HTSAT, (width, depths), source)
 
 
-def text_size(
-    tensors: Mapping[str, Tensor], kind: str, table: str, layers: str, sizes: Mapping[str, tuple[int, ...]], source: str
-) -> str:
+def text_name(tensors: Mapping[str, Tensor], encoder: type[TextEncoder], table: str, layers: str, source: str) -> str:
     r"""The name in TEXT of a transformer by its table of words and a pattern for its layers, as in r"h\.(\d+)\."."""
     width = get(tensors, table, source).shape[1]
     depth = len({m[1] for name in tensors if (m := re.match(layers, name))})
-    for name, (wide, deep, *_) in sizes.items():
-        if (wide, deep) == (width, depth):
-            return kind if name == kind else f"{kind}-{name}"
-    known = ", ".join(f"{name} ({wide}, {deep})" for name, (wide, deep, *_) in sizes.items())
-    raise CheckpointError(f"{source} has a text model of width {width} and {depth} layers, want one of {known}.")
+    return _fitting("a text model of width and layers", TEXT, encoder, (width, depth), source)
+
+
+def _fitting(what: str, registry: Mapping[str, Any], kind: type[Encoder], size: tuple[Any, ...], source: str) -> str:
+    """The encoder of a kind whose size begins like this."""
+    sizes = {name: each.size[: len(size)] for name, each in registry.items() if issubclass(each, kind)}
+    for name, known in sizes.items():
+        if known == size:
+            return name
+    listed = ", ".join(f"{name} {known}" for name, known in sizes.items())
+    raise CheckpointError(f"{source} has {what} {size}, want one of {listed}.")
 
 
 def htsat_rules(prefix: str, ours: str = "audio.base.audio_encoder.") -> list[Rule]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from prolap.models.encoders.gpt2 import GPT2
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers.layout import Layout, Needs, audio_size, get, htsat_rules, text_size
+from prolap.weights.importers.layout import Layout, Needs, audio_name, get, htsat_rules, text_name
 from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.rules import Rule
 
@@ -33,8 +34,6 @@ class MSClap2023(Layout):
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """HTS-AT and GPT-2 by their sizes, with MS-CLAP's log-mel; CheckpointError for the 2022 file and captioners."""
-        from prolap.models.encoders.gpt2 import SIZES
-
         if not any(name.startswith(_AUDIO) for name in tensors) or f"{_TEXT}wte.weight" not in tensors:
             raise CheckpointError(f"{source} is of MS-CLAP, but not with HTS-AT and GPT-2; want the version 2023.")
         projection = get(tensors, "audio_encoder.projection.linear1.weight", source)
@@ -44,10 +43,8 @@ class MSClap2023(Layout):
             "data.window": 1024,
             "data.hop": 320,
             "data.mels": 64,
-            "model.audio": audio_size(tensors, _AUDIO, source),
-            "model.text": text_size(
-                tensors, "gpt2", f"{_TEXT}wte.weight", r"caption_encoder\.base\.h\.(\d+)\.", SIZES, source
-            ),
+            "model.audio": audio_name(tensors, _AUDIO, source),
+            "model.text": text_name(tensors, GPT2, f"{_TEXT}wte.weight", r"caption_encoder\.base\.h\.(\d+)\.", source),
             "model.mean_head": "msclap",
             "model.dim": projection.shape[0],
         }

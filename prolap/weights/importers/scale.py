@@ -7,14 +7,7 @@ import math
 import torch
 
 from prolap.config import LossConfig
-from prolap.models.heads import SATURATED, bound, margin, unbound
-from prolap.models.model import _SCALE_BEND
-
-
-def scale_bounds(loss: LossConfig) -> tuple[float, float, float]:
-    """Lower and upper bound of the logarithm of the scale, and the width of the bend at each."""
-    lower, upper = math.log(loss.scale_min) if loss.scale_min else -math.inf, math.log(loss.scale_max)
-    return lower, upper, min(_SCALE_BEND, margin(lower, upper))
+from prolap.models.heads import SATURATED, bound, scale_bounds, unbound
 
 
 def bounded_scale(parameter: float, loss: LossConfig) -> float:

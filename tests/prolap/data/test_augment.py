@@ -17,7 +17,7 @@ from prolap.data.files.logmel_cache import LogMelCache
 from prolap.data.files.manifest import ManifestData
 from prolap.data.loader import Loader
 from prolap.data.scenes.dataset import SceneData
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from tests.prolap.data.files.test_layouts import QUIET, RATE, write
 
 ALL = AugmentConfig(gain_db=6.0, noise_db=20.0, shift=0.3, time_masks=2, time_width=6, band_masks=1, band_width=8)

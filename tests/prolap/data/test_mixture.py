@@ -16,7 +16,7 @@ from prolap.data.batch import Batch
 from prolap.data.files.manifest import ManifestData
 from prolap.data.loader import Loader
 from prolap.data.union import Mixture, parse_sum
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from tests.prolap.data.files.test_layouts import QUIET, encoded, shard, write
 
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from prolap.config import Config, ModelConfig
 from prolap.models.encoders import AUDIO, TEXT
-from prolap.models.encoders.tiny_audio import PATCH
-from prolap.models.encoders.tokens import compact, mean_max
-from prolap.models.vocabulary import END, WordVocabulary
+from prolap.models.encoders.base import compact, mean_max
+from prolap.models.encoders.tiny import PATCH
+from prolap.models.tokenizers import WordVocabulary
 
 CONFIG = Config(model=ModelConfig(width=32))
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(20)])
@@ -159,7 +159,7 @@ def test_empty_caption_embeds(text: torch.nn.Module) -> None:
     out = text(VOCABULARY([""]))
     assert out.isfinite().all()
     assert out.abs().max() > 0
-    assert VOCABULARY([""]).tolist() == [[END]]
+    assert VOCABULARY([""]).tolist() == [[WordVocabulary.end]]
 
 
 def test_wrong_masks_are_refused(audio: torch.nn.Module, text: torch.nn.Module) -> None:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from prolap.config import Config, LossConfig, ModelConfig
 from prolap.config.loading import load_config
-from prolap.models import tokenizers
 from prolap.models.heads import MEAN_HEADS
-from prolap.models.model import ProLAP, build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.model import ProLAP, build_model, build_tokenizer
+from prolap.models.tokenizers import WordVocabulary
 
 VOCABULARY = WordVocabulary(["a", "dog", "barks", "rain", "falls"])
 CONFIG = Config(model=ModelConfig(width=32, dim=16, dropout=0.1))
@@ -154,7 +153,7 @@ def test_eval_seconds_say_how_much_of_a_sound_is_heard(tmp_path: Path) -> None:
 def test_the_published_architecture_in_small_embeds_sounds_and_captions() -> None:
     """HTS-AT and GPT-2 with MS-CLAP's log-mel and projections: windows, repeats and padding change nothing."""
     config = load_config(overrides={"preset": "prolap+micro", "data.eval_seconds": 12})
-    built = build_model(config, tokenizers.build(config, []))
+    built = build_model(config, build_tokenizer(config, []))
     waves = [tone(300, 9.0, 44_100), tone(500, 0.4, 44_100), tone(900, 7.0, 44_100)]
     together = built.embed_audio(waves, 44_100)
     again = built.embed_audio(waves[::-1], 44_100, batch_size=1)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config, ModelConfig
-from prolap.models import tokenizers
 from prolap.models.encoders import TEXT
+from prolap.models.model import build_tokenizer
 from prolap.models.tokenizers import Tokenizer
 from tests.prolap.small_tokenizers import write_roberta
 
@@ -24,7 +24,7 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenize
     folder = tmp_path_factory.mktemp("roberta")
     write_roberta(folder)
     model = ModelConfig(tokenizer=str(folder))
-    return {name: tokenizers.build(Config(model=replace(model, text=name)), []) for name in NAMES}
+    return {name: build_tokenizer(Config(model=replace(model, text=name)), []) for name in NAMES}
 
 
 @pytest.fixture(params=NAMES)

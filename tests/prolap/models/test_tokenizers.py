@@ -12,8 +12,8 @@ import torch
 from prolap.config import Config, ModelConfig
 from prolap.config.options import ConfigError
 from prolap.models import tokenizers
-from prolap.models.tokenizers import GPT2Tokenizer, RobertaTokenizer
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.model import build_tokenizer
+from prolap.models.tokenizers import GPT2Tokenizer, RobertaTokenizer, WordVocabulary
 from tests.prolap.small_tokenizers import TEXTS, write_roberta
 
 CAPTIONS = [*TEXTS, "", "!", "Wow! it's 3 o'clock", "  two  spaces ", "\u00e9t\u00e9, na\u00efve \u732b", "x" * 40]
@@ -33,7 +33,7 @@ def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gpt2_is_transformers_tokenizer_with_the_end_token_appended_as_ms_clap_does() -> None:
     from transformers import GPT2Tokenizer as Theirs
 
-    folder = tokenizers._gpt2_files()
+    folder = tokenizers._gpt2_folder()
     vocabulary = json.loads((folder / "encoder.json").read_text())
     merges = [tuple(line.split()) for line in (folder / "vocab.bpe").read_text().splitlines()[1:] if line]
     theirs, ours = Theirs(vocab=vocabulary, merges=merges), GPT2Tokenizer()
@@ -53,7 +53,7 @@ def test_roberta_is_transformers_tokenizer(roberta: Path) -> None:
     theirs = Theirs(vocab=json.loads((roberta / "vocab.json").read_text()), merges=merges)
     expected = theirs(CAPTIONS, padding=True)["input_ids"]
     for path in (roberta, roberta / "fast", roberta / "fast" / "tokenizer.json"):
-        ours = tokenizers.build(config("roberta", tokenizer=str(path)), [])
+        ours = build_tokenizer(config("roberta", tokenizer=str(path)), [])
         assert len(ours) == len(theirs)
         assert ours(CAPTIONS).tolist() == expected
 
@@ -64,7 +64,7 @@ def test_long_captions_are_cut_and_keep_their_end(roberta: Path) -> None:
     assert gpt2.shape == (2, 10)
     assert gpt2[0, -1] == 50256
     assert gpt2[1].tolist() == [64, 220, 50256] + [0] * 7
-    cut = tokenizers.build(config("roberta", tokenizer=str(roberta), max_tokens=10), [])([long, "a"])
+    cut = build_tokenizer(config("roberta", tokenizer=str(roberta), max_tokens=10), [])([long, "a"])
     assert cut[:, 0].tolist() == [0, 0]
     assert cut[0, -1] == 2
     assert (cut[1, 3:] == 1).all()
@@ -74,7 +74,7 @@ def test_every_kind_comes_back_from_its_json(roberta: Path) -> None:
     names = {"tiny": "words", "gpt2-micro": "gpt2", "roberta": "roberta"}
     assert set(names.values()) == set(tokenizers.TOKENIZERS)
     for name, kind in names.items():
-        made = tokenizers.build(config(name, tokenizer=str(roberta), max_tokens=12), iter(TEXTS))
+        made = build_tokenizer(config(name, tokenizer=str(roberta), max_tokens=12), iter(TEXTS))
         text = made.to_json()
         assert json.loads(text)["kind"] == kind
         again = tokenizers.from_json(text)
@@ -88,7 +88,7 @@ def test_every_kind_comes_back_from_its_json(roberta: Path) -> None:
 def test_a_checkpoints_roberta_needs_no_file(roberta: Path, tmp_path: Path) -> None:
     moved = tmp_path / "tokenizer.json"
     moved.write_text((roberta / "fast" / "tokenizer.json").read_text())
-    made = tokenizers.build(config("roberta", tokenizer=str(moved)), [])
+    made = build_tokenizer(config("roberta", tokenizer=str(moved)), [])
     text = made.to_json()
     moved.unlink()
     assert torch.equal(tokenizers.from_json(text)(CAPTIONS), made(CAPTIONS))
@@ -96,18 +96,18 @@ def test_a_checkpoints_roberta_needs_no_file(roberta: Path, tmp_path: Path) -> N
 
 def test_errors_name_the_option_and_what_is_wanted(roberta: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.tokenizer: got none for model.text=roberta, want a tokenizer.json"):
-        tokenizers.build(config("roberta"), [])
+        build_tokenizer(config("roberta"), [])
     with pytest.raises(ConfigError, match="where neither is, want a tokenizer.json, or a folder"):
-        tokenizers.build(config("roberta", tokenizer=str(tmp_path)), [])
+        build_tokenizer(config("roberta", tokenizer=str(tmp_path)), [])
     gpt2 = tmp_path / "tokenizer.json"
     gpt2.write_text(GPT2Tokenizer()._bpe.to_str())
     with pytest.raises(ConfigError, match="is not RoBERTa's tokenizer .definition: got a tokenizer with the special"):
-        tokenizers.build(config("roberta", tokenizer=str(gpt2)), [])
+        build_tokenizer(config("roberta", tokenizer=str(gpt2)), [])
     gpt2.write_text("{}")
     with pytest.raises(ConfigError, match="is not RoBERTa's tokenizer"):
-        tokenizers.build(config("roberta", tokenizer=str(gpt2)), [])
+        build_tokenizer(config("roberta", tokenizer=str(gpt2)), [])
     with pytest.raises(ValueError, match="model.text: got 'bert', want one of gpt2"):
-        tokenizers.build(config("bert"), [])
+        build_tokenizer(config("bert"), [])
     with pytest.raises(ValueError, match="kind 'bpe', want one of words, gpt2, roberta"):
         tokenizers.from_json('{"kind": "bpe"}')
     with pytest.raises(ValueError, match="not those the model was trained with"):
@@ -120,6 +120,6 @@ def test_errors_name_the_option_and_what_is_wanted(roberta: Path, tmp_path: Path
 
 
 def test_words_are_bounded_by_max_tokens_with_the_end_token() -> None:
-    made = tokenizers.build(replace(config("tiny"), model=ModelConfig(max_tokens=4)), ["a b c d e f"])
+    made = build_tokenizer(replace(config("tiny"), model=ModelConfig(max_tokens=4)), ["a b c d e f"])
     assert isinstance(made, WordVocabulary)
     assert made(["a b c d e f"]).shape == (1, 4)

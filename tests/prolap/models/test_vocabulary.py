@@ -3,18 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prolap.models.vocabulary import END, PAD, UNKNOWN, WordVocabulary, words
+from prolap.models.tokenizers import WordVocabulary, from_json
+
+END, PAD, UNKNOWN = WordVocabulary.end, WordVocabulary.pad, WordVocabulary.unknown
 
 
 def test_words_are_lower_case_without_punctuation() -> None:
-    assert words("A dog's bark, then -- RAIN!") == ["a", "dog's", "bark", "then", "rain"]
-    assert words("  ...  ") == []
+    assert WordVocabulary.words("A dog's bark, then -- RAIN!") == ["a", "dog's", "bark", "then", "rain"]
+    assert WordVocabulary.words("  ...  ") == []
 
 
 def test_build_orders_by_count_then_letters_whatever_the_order_of_texts() -> None:
     texts = ["rain falls", "rain and wind", "wind falls", "rain"]
     vocabulary = WordVocabulary.build(texts)
-    assert vocabulary.encode(["rain falls wind and"]).tolist() == [[3, 4, 5, 6, END]]
+    assert vocabulary(["rain falls wind and"]).tolist() == [[3, 4, 5, 6, END]]
     assert len(vocabulary) == 3 + 4
     assert vocabulary.to_json() == WordVocabulary.build(reversed(texts)).to_json()
 
@@ -23,7 +25,7 @@ def test_min_count_drops_rare_words() -> None:
     vocabulary = WordVocabulary.build(["rain rain wind"], min_count=2)
     assert "rain" in vocabulary
     assert "wind" not in vocabulary
-    assert vocabulary.encode(["wind"]).tolist() == [[UNKNOWN, END]]
+    assert vocabulary(["wind"]).tolist() == [[UNKNOWN, END]]
 
 
 def test_encode_pads_and_ends() -> None:
@@ -35,29 +37,29 @@ def test_encode_pads_and_ends() -> None:
 
 
 def test_long_captions_are_cut_but_keep_their_end() -> None:
-    vocabulary = WordVocabulary(["a", "b"], max_words=2)
-    assert vocabulary.encode(["a b a b"]).tolist() == [[3, 4, END]]
+    vocabulary = WordVocabulary(["a", "b"], max_tokens=3)
+    assert vocabulary(["a b a b"]).tolist() == [[3, 4, END]]
 
 
 def test_json_round_trip() -> None:
-    vocabulary = WordVocabulary.build(["der Bär brüllt", "don't"], max_words=7)
-    again = WordVocabulary.from_json(vocabulary.to_json())
+    vocabulary = WordVocabulary.build(["der Bär brüllt", "don't"], max_tokens=8)
+    again = from_json(vocabulary.to_json())
     assert again.to_json() == vocabulary.to_json()
-    assert again.max_words == 7
+    assert again.max_tokens == 8
     assert torch.equal(again(["der Bär don't"]), vocabulary(["der Bär don't"]))
 
 
 def test_errors_name_the_argument() -> None:
     vocabulary = WordVocabulary(["a"])
     with pytest.raises(TypeError, match="texts: got str"):
-        vocabulary.encode("a")
+        vocabulary("a")
     with pytest.raises(TypeError, match="texts"):
-        vocabulary.encode([1])  # type: ignore[list-item]
+        vocabulary([1])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="empty list"):
-        vocabulary.encode([])
+        vocabulary([])
     with pytest.raises(ValueError, match="twice"):
         WordVocabulary(["a", "a"])
-    with pytest.raises(ValueError, match="max_words"):
-        WordVocabulary(["a"], max_words=0)
-    with pytest.raises(ValueError, match="no word vocabulary"):
-        WordVocabulary.from_json("[]")
+    with pytest.raises(ValueError, match="max_tokens"):
+        WordVocabulary(["a"], max_tokens=1)
+    with pytest.raises(ValueError, match="want one of words, gpt2, roberta"):
+        from_json("[]")

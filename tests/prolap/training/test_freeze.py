@@ -10,8 +10,7 @@ import torch
 
 from prolap.config.loading import load_config
 from prolap.config.options import ConfigError
-from prolap.models import tokenizers
-from prolap.models.model import ProLAP, build_model
+from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.training.freeze import Frozen
 from prolap.training.train import train
 from prolap.weights.checkpoint import load_model
@@ -23,7 +22,7 @@ SHORT: dict[str, Any] = {"steps": 2, "eval_every": 2, "checkpoint_every": 2, "op
 @pytest.fixture
 def model() -> ProLAP:
     config = load_config("prolap+micro", overrides=["model.dim=8", "model.dropout=0.5"])
-    return build_model(config, tokenizers.build(config, []))
+    return build_model(config, build_tokenizer(config, []))
 
 
 def learning(model: ProLAP) -> set[str]:

@@ -27,10 +27,8 @@ from prolap.config import (
 )
 from prolap.config.loading import load_config
 from prolap.data.batch import Batch
-from prolap.models.encoders import tokenizer_of
+from prolap.models.encoders import TEXT
 from prolap.models.model import ProLAP, build_model
-from prolap.models.tokenizers import GPT2_END
-from prolap.models.vocabulary import END
 from prolap.training import gradcache
 from prolap.training.gradcache import Chunks, Encode
 from prolap.training.rehearsal import MadeUp, StandIn
@@ -66,7 +64,7 @@ def config_of(name: str) -> Config:
 
 
 def model_of(config: Config, training: bool = True) -> ProLAP:
-    return build_model(config, StandIn(tokenizer_of(config.model.text))).train(training)
+    return build_model(config, StandIn(TEXT[config.model.text].tokenizer.synthetic_size)).train(training)
 
 
 def batch(config: Config, rows: int = 8, frames: int = 96) -> Batch:
@@ -76,7 +74,7 @@ def batch(config: Config, rows: int = 8, frames: int = 96) -> Batch:
     tokens = torch.randint(3, 4_000, (rows, length), generator=generator)
     for row in range(rows):
         end = 2 + (5 * row) % (length - 2)
-        tokens[row, end] = END if config.model.text == "tiny" else GPT2_END
+        tokens[row, end] = TEXT[config.model.text].tokenizer.end
         tokens[row, end + 1 :] = 0
     index = torch.arange(rows)
     return Batch(

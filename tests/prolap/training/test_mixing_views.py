@@ -13,9 +13,8 @@ from prolap.data import open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
 from prolap.data.mixing import WORDS
-from prolap.models import tokenizers
-from prolap.models.model import ProLAP, build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.model import ProLAP, build_model, build_tokenizer
+from prolap.models.tokenizers import WordVocabulary
 from prolap.training import logs
 from prolap.training.gradcache import encoding
 from prolap.training.mixing_views import more_even
@@ -108,9 +107,9 @@ def test_in_chunks_the_gradients_are_the_same(config: Config, batch: Batch) -> N
 
 
 def test_the_tiny_text_encoder_knows_the_joining_words(data: Path) -> None:
-    known = tokenizers.build(options(data, Path("unused")), ["a tone"])
+    known = build_tokenizer(options(data, Path("unused")), ["a tone"])
     assert all(word in known for word in WORDS)
-    assert "while" not in tokenizers.build(tiny_config(data, Path("unused")), ["a tone"])
+    assert "while" not in build_tokenizer(tiny_config(data, Path("unused")), ["a tone"])
 
 
 def test_a_batch_that_lacks_its_mixtures_is_refused(config: Config, batch: Batch) -> None:

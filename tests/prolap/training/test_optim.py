@@ -12,7 +12,7 @@ from prolap.config import Config, OptimConfig
 from prolap.config.loading import load_config
 from prolap.models.encoders import AUDIO
 from prolap.models.model import build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from prolap.training.optim import build_optimizer, learning_rates, lr_factor, parameter_groups, set_lr
 
 

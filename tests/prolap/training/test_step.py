@@ -18,7 +18,7 @@ from prolap.config import (
 )
 from prolap.data.batch import Batch
 from prolap.models.model import build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from prolap.training.losses import TERMS, all_terms
 from prolap.training.step import encode_views, training_losses
 from prolap_kernels import inclusion_score

@@ -20,7 +20,7 @@ from prolap.config.options import ConfigError
 from prolap.data import open_data
 from prolap.data.loader import Loader
 from prolap.models.model import build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from prolap.training import logs
 from prolap.training.dev import dev_metrics
 from prolap.training.optim import lr_factor

@@ -13,7 +13,7 @@ from torch import nn
 
 from prolap.config.loading import load_config, to_dict
 from prolap.models.model import build_model
-from prolap.models.vocabulary import WordVocabulary
+from prolap.models.tokenizers import WordVocabulary
 from prolap.utils.files import write_text
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import CheckpointError, load_model, name_of, pointed, read, read_latest

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from prolap.config.loading import load_config
 from prolap.config.options import leaves
-from prolap.models import tokenizers
-from prolap.models.model import ProLAP
+from prolap.models.model import ProLAP, build_tokenizer
 from prolap.weights.importers import IMPORTERS
 from prolap.weights.importers.report import Report
 from prolap.weights.importers.rules import fit, translate
@@ -101,7 +100,7 @@ def test_laion_has_the_numbers_of_the_public_modules(tmp_path: Path, roberta: Pa
     from transformers import RobertaConfig, RobertaModel
 
     config = load_config("prolap+laion", overrides=[*MICRO_LAION, f"model.tokenizer={roberta}"])
-    words = len(tokenizers.build(config, []))
+    words = len(build_tokenizer(config, []))
     state = public.drawn(public.laion(public.MICRO, SMALL_ROBERTA, words, 32))
     del state["audio_branch.logmel_extractor.melW"]
     content = {"epoch": 3, "name": "630k", "state_dict": {f"module.{name}": value for name, value in state.items()}}
@@ -133,7 +132,7 @@ def test_hugging_face_has_the_numbers_of_clapmodel_from_the_waveform_on(tmp_path
     from transformers import ClapFeatureExtractor
 
     config = load_config("prolap+laion", overrides=[*MICRO_LAION, f"model.tokenizer={roberta}"])
-    theirs = clap(len(tokenizers.build(config, [])))
+    theirs = clap(len(build_tokenizer(config, [])))
     theirs.save_pretrained(tmp_path)
     model, report = imported(tmp_path, config)
     accounted(report, dict(theirs.state_dict()), model)
