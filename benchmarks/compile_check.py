@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS), help="chips to compile for (all)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--only", nargs="+", default=[], metavar="KERNEL", help="kernels to compile (all)")
-    example = "LIFT=128,64,64,8,3: these numbers in every row of a table of prolap_kernels.backends.tiles"
+    example = "LIFT=128,64,64,8,3: these numbers in every row of a table of prolap_kernels.backends.triton.configs"
     parser.add_argument(
         "--form", nargs="+", type=_form, default=[], metavar="TABLE=N,N,...", help=f"try another form, as {example}"
     )

@@ -128,22 +128,22 @@ def candidates(session: Session) -> None:
 
 
 def _variants(device: torch.device) -> dict[str, list[tuple[str, dict[str, object]]]]:
-    """By table: names and what they change in `prolap_kernels.backends.tiles`."""
-    from prolap_kernels.backends import tiles
+    """By table: names and what they change in `prolap_kernels.backends.triton.configs`."""
+    from prolap_kernels.backends.triton import configs
 
     shipped: tuple[str, dict[str, object]] = ("as shipped", {})
-    lift, product = (tiles.lift_kind(device), torch.bfloat16), (tiles.chip_of(device), torch.bfloat16)
-    own = tiles.ACCUMULATE[product]
+    lift, product = (configs.lift_kind(device), torch.bfloat16), (configs.chip_of(device), torch.bfloat16)
+    own = configs.ACCUMULATE[product]
     products = dict.fromkeys((own, *(type(own)(*form) for form in OWN_PRODUCTS)))
     return {
         "LIFT": [
             shipped,
             ("library scores", {"VENDOR_SCORES": (torch.bfloat16, torch.float32)}),
-            *((_name(tile), {"LIFT": tiles.LIFT | {lift: tile}}) for tile in tiles.CANDIDATES.get(lift, ())),
+            *((_name(tile), {"LIFT": configs.LIFT | {lift: tile}}) for tile in configs.CANDIDATES.get(lift, ())),
         ],
         "gradient products": [
             shipped,
-            *((f"own {_name(t)}", {"VENDOR": False, "ACCUMULATE": tiles.ACCUMULATE | {product: t}}) for t in products),
+            *((f"own {_name(t)}", {"VENDOR": False, "ACCUMULATE": configs.ACCUMULATE | {product: t}}) for t in products),
         ],
     }  # fmt: skip
 
@@ -153,11 +153,11 @@ def _name(tile: tuple[int, ...]) -> str:
 
 
 def _tried(session: Session, batch: Batch, want: Results, changes: dict[str, object]) -> dict[str, Any]:
-    from prolap_kernels.backends import tiles
+    from prolap_kernels.backends.triton import configs
 
     plan = session.plan
     try:
-        with mock.patch.multiple(tiles, **changes) if changes else contextlib.nullcontext():
+        with mock.patch.multiple(configs, **changes) if changes else contextlib.nullcontext():
             off = errors(results(ours(), batch), {name: None if w is None else w.double() for name, w in want.items()})
             if max(off.values()) > 0.01:
                 return {"failed": f"changes the result by {max(off.values()):.1e}"}

@@ -17,8 +17,11 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from prolap_kernels import Gaussian
-from prolap_kernels.backends import fused, fused_rows, kernels, tile_blocks, tiles
+from prolap_kernels.backends import triton as kernels
+from prolap_kernels.backends.chunked import elementwise
 from prolap_kernels.backends.problem import PairOptions, PairProblem
+from prolap_kernels.backends.triton import configs, matched, sigmoid
+from prolap_kernels.backends.triton.elementwise import half_trace
 from prolap_kernels.pointwise.plan import SCORE, SUM, Part, places
 from prolap_kernels.scores import TILES, Score
 
@@ -90,9 +93,9 @@ def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:
     problem = PairProblem(x, y, *offsets, one, one, ids, ids[:m], torch.ones(n) if form.weighted else none)
     flags = form.negatives_only, form.ids, form.precision, form.stats
     options = PairOptions(objective, *flags, form.store, form.store, form.sums)
-    given = mock.patch.object(tiles, "vendor_scores", return_value=form.given)
-    with given, mock.patch.object(fused, "put_scores"):
-        fused.pair_sums(problem, options)
+    given = mock.patch.object(configs, "vendor_scores", return_value=form.given)
+    with given, mock.patch.object(sigmoid, "put_scores"):
+        sigmoid.pair_sums(problem, options)
 
 
 def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> None:
@@ -105,7 +108,7 @@ def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> Non
         run_pairs(form, "softmax", dtype)
     for width, per_row in ((64, False), (64, True), (40, False)):
         run_matched(width, per_row, dtypes)
-    fused.half_trace(torch.zeros(64, 64), True)
+    half_trace(torch.zeros(64, 64), True)
 
 
 def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> None:
@@ -115,19 +118,19 @@ def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> N
     valid, logvar = torch.zeros(0, dtype=torch.bool), torch.zeros(128, width)
     for dtype in dtypes:
         mean = torch.zeros(128, width, dtype=dtype)
-        found = fused_rows.matched_rows(mean, logvar, valid, rows, where)
-        _, shares = fused_rows.matched_sums(found, valid, rows, where, width)
+        found = matched.matched_rows(mean, logvar, valid, rows, where)
+        _, shares = matched.matched_sums(found, valid, rows, where, width)
         g = found[0] if per_row else shares[0]
-        fused_rows.matched_gradients(mean, logvar, found, shares, g, rows, where, True, True)
+        matched.matched_gradients(mean, logvar, found, shares, g, rows, where, True, True)
 
 
 def run_tiles(scores: Sequence[Score]) -> None:
     """A block of the matrix and the gradients of both sides of these scores."""
     z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
     for score in scores:
-        tile_blocks.scores(score.name, z, z, "triton")
+        elementwise.scores(score.name, z, z, "triton")
         for side in "xy":
-            tile_blocks.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
+            elementwise.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
 
 
 def _replaced(table: Any, form: tuple[int, ...]) -> Any:
@@ -149,7 +152,7 @@ def compile_launches(
         if (kernel.__name__, configuration) in facts or (only and kernel.__name__ not in only):
             return
         start = time.perf_counter()
-        options = tiles.launch_options(form)
+        options = configs.launch_options(form)
         if chip.backend == "hip":  # as there, where torch itself says so
             options.pop("maxnreg", None)
         compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
@@ -160,15 +163,15 @@ def compile_launches(
             compiled, chip, kernel.__name__, configuration, needs_matrix, seconds, _pairs(kernel, constants, form, chip)
         )
 
-    dtypes = tuple(dtype for kind, dtype in tiles.ACCUMULATE if kind == chip.kind)
+    dtypes = tuple(dtype for kind, dtype in configs.ACCUMULATE if kind == chip.kind)
     driver.set_active(AbsentDriver(chip))
-    changes = {name: _replaced(getattr(tiles, name), form) for name, form in forms.items()}
+    changes = {name: _replaced(getattr(configs, name), form) for name, form in forms.items()}
     answers = {
         **changes, "launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)
     }  # fmt: skip
     with ExitStack() as stack:
         for name, value in answers.items():
-            stack.enter_context(mock.patch.object(tiles, name, value))
+            stack.enter_context(mock.patch.object(configs, name, value))
         run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
         run_tiles(TILES[:1] if main else TILES)
     return list(facts.values())
@@ -181,7 +184,7 @@ def _called(kernel: JITFunction) -> Iterator[str]:
 
 
 def generation(chip: Chip) -> int:
-    """`tiles.generation` of a chip that is not here."""
+    """`configs.generation` of a chip that is not here."""
     return int(chip.arch) // 10 if chip.backend == "cuda" else 0
 
 

@@ -62,11 +62,11 @@ def launch_work(kernel: Any, args: Sequence[object]) -> tuple[float, float]:
 def recorded(found: dict[str, Work]) -> Iterator[None]:
     """Notes what every Triton launch of the pair engine has to do."""
     try:
-        from prolap_kernels.backends import tiles
+        from prolap_kernels.backends.triton import configs
     except ImportError:
         yield
         return
-    start = tiles.launch
+    start = configs.launch
 
     def launch(kernel: Any, programs: int, args: Sequence[object], *rest: Any) -> None:
         work = found.setdefault(kernel.__name__, Work())
@@ -75,7 +75,7 @@ def recorded(found: dict[str, Work]) -> Iterator[None]:
         work.bytes += size
         start(kernel, programs, args, *rest)
 
-    with mock.patch.object(tiles, "launch", launch):
+    with mock.patch.object(configs, "launch", launch):
         yield
 
 

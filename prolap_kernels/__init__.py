@@ -1,15 +1,15 @@
 """Fused losses for probabilistic embeddings: score x objective x pairs, and matched rows."""
 
-from .functional import infonce_loss, mask_repulsive_loss, pairwise_loss, ppcl_loss
 from .gaussian import Gaussian
+from .losses import infonce_loss, mask_repulsive_loss, pairwise_loss, ppcl_loss
 from .matched import hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
 from .matrix import pairwise_score
 from .modules import InfoNCELoss, PPCLLoss
 from .objectives import OBJECTIVES
+from .pairs import PairStats
 from .scores import SCORES
-from .stats import PairStats
+from .search import pairwise_rerank, pairwise_topk, score_blocks
 from .terms import Inclusion, Vib, matched_losses
-from .topk import pairwise_rerank, pairwise_topk, score_blocks
 
 __version__ = "0.1.0"
 

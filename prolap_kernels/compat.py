@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .functional import pairwise_loss, ppcl_loss
 from .gaussian import Gaussian
+from .losses import pairwise_loss, ppcl_loss
 from .matched import inclusion_loss, vib_loss
 from .matrix import pairwise_score
 

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .autograd import wants_grad
 from .backends import pick_backend
 from .checks import as_gaussian, check_sides
 from .gaussian import Gaussian, widen
-from .row_ops import HalfTrace
-from .score_ops import TileMatrix
+from .ops import wants_grad
+from .ops.scores import HalfTrace, TileMatrix
 from .scores import Lift, Score, find_score
 
 

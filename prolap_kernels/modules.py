@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .functional import infonce_loss, pairwise_loss
 from .gaussian import Gaussian
+from .losses import infonce_loss, pairwise_loss
 
 
 class PPCLLoss(nn.Module):

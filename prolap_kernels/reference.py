@@ -7,9 +7,8 @@ from torch import Tensor
 
 from .gaussian import Gaussian
 from .objectives import Objective
-from .pairs import counted_pairs, positive_pairs
+from .pairs import SATURATED, counted_pairs, positive_pairs
 from .scores import Score
-from .stats import SATURATED
 
 
 def score_matrix(score: Score, x: Gaussian, y: Gaussian) -> Tensor:

@@ -8,13 +8,14 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from .autograd import wants_grad
-from .backends import chunked_rows, pick_backend
+from .backends import pick_backend
+from .backends.chunked import matched as chunked
 from .checks import as_gaussian, check_sides, choose
 from .gaussian import Gaussian
+from .ops import wants_grad
+from .ops.matched import MatchedRows, RowForm
 from .pointwise.matched import formula_rows
 from .pointwise.plan import MEAN, NONE, SCORE, SUM, VIB, Part, places
-from .row_ops import MatchedRows, RowForm
 from .scores import CONVENTIONS
 
 ReduceDims = Literal["sum", "mean", "none"]
@@ -205,7 +206,7 @@ def _reference(levels: Sequence[Gaussian], plan: _Plan, stats: bool) -> tuple[tu
     sums: dict[int, list[Tensor]] = {}
     counts: dict[int, Tensor] = {}
     for place in where:
-        counted = chunked_rows.counted(flags, place)
+        counted = chunked.counted(flags, place)
         rows = formula_rows(levels, place)
         sums.setdefault(place.term, []).append(torch.where(counted, rows, torch.zeros_like(rows)).sum())
         counts[place.term] = counts.get(place.term, 0) + counted.sum()
@@ -213,5 +214,5 @@ def _reference(levels: Sequence[Gaussian], plan: _Plan, stats: bool) -> tuple[tu
     if not stats:
         return losses, losses[0].detach()
     mean, logvar = (torch.cat([z[i] for z in levels]).detach() for i in (0, 1))
-    found = chunked_rows.matched_rows(mean, logvar, flags, plan.rows, where)
-    return losses, chunked_rows.matched_sums(found, flags, where)[1][1]
+    found = chunked.matched_rows(mean, logvar, flags, plan.rows, where)
+    return losses, chunked.matched_sums(found, flags, where)[1][1]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..stats import SATURATED
+from ..pairs import SATURATED
 
 __all__ = ["SATURATED", "PairOptions", "PairProblem", "PairSums"]
 

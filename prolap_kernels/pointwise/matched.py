@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..gaussian import Gaussian, widen
+from ..pairs import SATURATED
 from ..scores.inclusion import formula
-from ..stats import SATURATED
 from .inclusion import Terms
 from .plan import MEAN, NONE, SCORE, VIB, Place
 from .vib import vib, vib_gradient

@@ -1,4 +1,4 @@
-"""Special functions that tiles are written with, for torch; `backends.kernels.elementary` has them for Triton by the same names:
+"""Special functions that tiles are written with, for torch; `backends.triton.elementwise` has them for Triton by the same names:
 a tile is one function for every backend.
 """
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from prolap_kernels.backends import fused_softmax
 from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
+from prolap_kernels.backends.triton import softmax
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 2.0**-24
@@ -118,7 +118,7 @@ def evaluate(case: PairProblem, dtype: torch.dtype = torch.float64) -> tuple[Tru
 
 
 def run(case: PairProblem, options: PairOptions = ALL) -> PairSums:
-    return fused_softmax.softmax_lift(case, options)
+    return softmax.softmax_lift(case, options)
 
 
 def check(case: PairProblem, options: PairOptions = ALL) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
-from prolap_kernels.backends import chunked_rows
+from prolap_kernels.backends.chunked import matched as chunked_rows
 from prolap_kernels.pointwise.inclusion import Terms
 from prolap_kernels.scores import CONVENTIONS
 from tests.kernels.common import gaussian

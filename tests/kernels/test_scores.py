@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prolap_kernels import SCORES, Gaussian, pairwise_score
-from prolap_kernels.backends import tile_blocks
+from prolap_kernels.backends.chunked import elementwise
 from prolap_kernels.reference import score_matrix
 from prolap_kernels.scores import CONVENTIONS, LIFTS, find_score
 from tests.kernels.common import gaussian
@@ -83,8 +83,8 @@ def test_a_lift_is_its_formula(score, shape) -> None:
 
 @pytest.mark.parametrize("name", SCORES)
 def test_pairwise_score_in_blocks_and_its_gradient_are_the_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tile_blocks, "EAGER_CELLS", 12)  # several pieces
-    monkeypatch.setitem(tile_blocks.MATRIX_CELLS, "cpu", 150)  # of several blocks
+    monkeypatch.setattr(elementwise, "EAGER_CELLS", 12)  # several pieces
+    monkeypatch.setitem(elementwise.MATRIX_CELLS, "cpu", 150)  # of several blocks
     x, y = gaussian(5, 3, 1), gaussian(4, 3, 2)
     score, _, convention = name.partition("/")
     got = pairwise_score(x, y, score=score, **({"convention": convention} if convention else {}))

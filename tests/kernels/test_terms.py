@@ -19,7 +19,7 @@ from prolap_kernels import (
     matched_losses,
     vib_loss,
 )
-from prolap_kernels.stats import SATURATED
+from prolap_kernels.pairs import SATURATED
 from tests.kernels.common import gaussian, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -192,31 +192,31 @@ class Operators(TorchDispatchMode):
 
 
 def test_a_step_takes_five_launches_forward_and_two_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prolap_kernels.backends import tiles
+    from prolap_kernels.backends.triton import configs
 
     z = levels(torch.float32, 16, (8, 3, 3, 8, 3, 3, 3))
     chains = [torch.ones(links, 3, dtype=torch.bool, device=DEVICE) for links in (2, 3)]
     terms = [Inclusion((0, 3)), Inclusion((0, 1, 2), valid=chains[0]), Inclusion((3, 4, 5, 6), valid=chains[1])]
     launched: list[str] = []
-    launch = tiles.launch
+    launch = configs.launch
 
     def note(kernel: Any, *rest: Any) -> None:
         launched.append(kernel.__name__)
         launch(kernel, *rest)
 
-    monkeypatch.setattr(tiles, "launch", note)
+    monkeypatch.setattr(configs, "launch", note)
     everything = [*terms, Vib(0), Vib(3)]
     matched_losses(z, everything, backend="triton")  # the table of terms is copied to the device once
     launched.clear()
     with Operators() as forward:
         losses = matched_losses(z, everything, backend="triton")
-    assert launched == ["matched_rows", "matched_sums"]
+    assert launched == ["matched_rows_kernel", "matched_sums_kernel"]
     assert forward.names == ["cat.default"] * 3
     launched.clear()
     ones = [torch.ones_like(loss) for loss in losses]
     with Operators() as backward:
         torch.autograd.grad(losses, [t for level in z for t in level], ones)
-    assert launched == ["matched_gradients"]
+    assert launched == ["matched_gradients_kernel"]
     assert backward.names == ["stack.default"]
 
 

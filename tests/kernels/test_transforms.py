@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, ppcl_loss, vib_loss
-from prolap_kernels.ops import pairs_op
+from prolap_kernels.ops.matched import matched_gradients_op, matched_rows_op
+from prolap_kernels.ops.pairs import pairs_op
+from prolap_kernels.ops.scores import half_trace_op
 from prolap_kernels.pointwise.plan import NONE, SCORE, SUM, VIB, Part
-from prolap_kernels.row_ops import half_trace_op, matched_gradients_op, matched_rows_op
 from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ import torch
 
 from prolap.evaluation.inclusion import control, cosine, inclusion_test, location, negative_kl, neighbours
 from prolap_kernels import Gaussian, inclusion_score, pairwise_score
-from prolap_kernels.topk import SCRATCH
+from prolap_kernels.search import SCRATCH
 
 
 def gaussians(n: int, dim: int = 4, seed: int = 0, logvar: float = -3.0, spread: float = 0.5) -> Gaussian:

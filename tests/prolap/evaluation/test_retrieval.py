@@ -12,7 +12,7 @@ import torch
 
 from prolap.evaluation.retrieval import clips_to_captions, ranks, retrieve, risk_coverage, summary
 from prolap_kernels import Gaussian, pairwise_score
-from prolap_kernels.topk import SCRATCH
+from prolap_kernels.search import SCRATCH
 from tests.live_memory import peak_bytes
 
 RANX = """

@@ -15,7 +15,7 @@ from prolap.evaluation.traversal import (
     walk,
 )
 from prolap_kernels import Gaussian, pairwise_score
-from prolap_kernels.topk import SCRATCH
+from prolap_kernels.search import SCRATCH
 
 
 def gaussians(n: int, dim: int = 5, seed: int = 0, shift: float = -2.0) -> Gaussian:

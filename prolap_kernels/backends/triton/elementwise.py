@@ -1,0 +1,260 @@
+"""Sums over dimensions: a block of the matrix of elementwise scores, its gradients, and half the trace of rows.
+
+Both kernels keep what they own in registers and walk along the rest, one load a row of the other side: no atomics, no scratch.
+Arithmetic bounds them, so the thread's share is a small square (4 x 4, 2 x 4) that few loads feed.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...scores import SCORES
+from ...scores.base import Parts, Tile
+from ..blocks import cdiv, up
+from . import configs
+from .numerics import exp_reduced, expm1_excess
+
+if TYPE_CHECKING:
+    from ..chunked.elementwise import Rows
+
+
+@triton.jit
+def rsqrt(z):
+    return tl.rsqrt(z)
+
+
+@triton.jit
+def reciprocal(z):
+    return 1.0 / z
+
+
+@triton.jit
+def log(z):
+    return tl.log(z)
+
+
+@triton.jit
+def log_complement(q, rest):
+    """log(1 - q): from 1 - q with its rounding divided out again, or from rest = 1 - q where q is near 1."""
+    low = q < 0.5
+    w = tl.where(low, 1.0 - q, rest)
+    lost = 1.0 - w
+    exact = tl.where(lost == 0.0, -q, tl.log(w) * (q / tl.where(lost == 0.0, 1.0, lost)))
+    return tl.where(low, exact, tl.log(w))
+
+
+@triton.jit
+def asinh_half_ratio(p):
+    """asinh(s/2)/s for p = s^2 <= 1/2, as `scores.elementary.ASINH_HALF`."""
+    out = p * 4.76011440e-05 - 3.43898000e-04
+    out = p * out + 2.34290199e-03
+    out = p * out - 2.08332812e-02
+    return p * out + 0.5
+
+
+@triton.jit
+def exp_excess(z):
+    return expm1_excess(z)
+
+
+@triton.jit
+def expm1(z):
+    return z + expm1_excess(z)
+
+
+FUNCTIONS = {
+    "rsqrt": rsqrt,
+    "reciprocal": reciprocal,
+    "log": log,
+    "log_complement": log_complement,
+    "asinh_half_ratio": asinh_half_ratio,
+    "exp_excess": exp_excess,
+    "expm1": expm1,
+}
+
+
+@functools.cache
+def compiled(function: Callable[..., Any]) -> Any:
+    """A function of a `Tile` for use inside kernels: its source, with the names of `scores.elementary` bound to those here."""
+    # the interpreter asks for tl in every function
+    names = {**function.__globals__, **FUNCTIONS, "tl": tl}
+    bound = types.FunctionType(function.__code__, names, function.__name__)
+    # one file per score, the same names in all: Triton tells its functions apart by these
+    bound.__module__, bound.__qualname__ = function.__module__, function.__qualname__
+    return triton.jit(bound)
+
+
+@triton.jit(do_not_specialize=["n", "m", "width"])
+def tile_scores(
+    x, y, term_x, term_y, out, plane_x, plane_y, stride_x, stride_y, pitch, n, m, width,
+    VALUE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
+    """out [n, m] = sum_d VALUE(x parts, y parts) + term_x + term_y, the terms [2, n] and [2, m] in two numbers each.
+
+    x [3, width, >= n], y [3, width, >= m]: parts with rows next to each other, planes plane_x and plane_y apart. Sums of SPAN
+    dimensions are added up: the error grows with both roots, not with that of the width.
+    """
+    tall = tl.cdiv(n, BLOCK_M)
+    rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    cols = (tl.program_id(0) // tall) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, SPAN):
+        part = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for d in tl.range(start, tl.minimum(start + SPAN, width), loop_unroll_factor=UNROLL):
+            at_x = x + d * stride_x + rows
+            at_y = y + d * stride_y + cols
+            part += VALUE(
+                tl.load(at_x), tl.load(at_x + plane_x), tl.load(at_x + 2 * plane_x),
+                tl.load(at_y), tl.load(at_y + plane_y), tl.load(at_y + 2 * plane_y),
+            )  # fmt: skip
+        total += part
+    of_x = term_x + tl.minimum(rows, n - 1)
+    of_y = term_y + tl.minimum(cols, m - 1)
+    total += (tl.load(of_x) + tl.load(of_y)) + (tl.load(of_x + n) + tl.load(of_y + m))
+    tl.store(out + rows.to(tl.int64) * pitch + cols, total, mask=(rows < n) & (cols < m))
+
+
+@triton.jit(do_not_specialize=["n", "m", "width", "step_own", "step_other"])
+def tile_slopes(
+    own, other, grad, d_mean, d_logvar, plane_own, plane_other, stride, step_own, step_other, n, m, width,
+    SLOPE: tl.constexpr, SWAPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, SPAN: tl.constexpr,
+    UNROLL: tl.constexpr,
+):  # fmt: skip
+    """d_mean, d_logvar [n, width] = sum over the m other rows of grad * SLOPE(parts).
+
+    own [3, >= n, stride], other [3, m, stride]: parts with dimensions next to each other; grad is read at own row * step_own +
+    other row * step_other. SWAPPED: the owner is y, so that SLOPE takes the other side's parts first.
+    """
+    tall = tl.cdiv(n, BLOCK_M)
+    rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
+    dims = (tl.program_id(0) // tall) * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
+    here = tl.minimum(rows, n - 1) * stride + dims
+    a = tl.load(own + here)
+    b = tl.load(own + plane_own + here)
+    c = tl.load(own + 2 * plane_own + here)
+    weights = grad + tl.minimum(rows, n - 1).to(tl.int64) * step_own
+    total_mean = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    total_logvar = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    for start in range(0, m, SPAN):
+        part_mean = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+        part_logvar = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+        for j in tl.range(start, tl.minimum(start + SPAN, m), loop_unroll_factor=UNROLL):
+            weight = tl.load(weights + tl.cast(j, tl.int64) * step_other)
+            at = other + j * stride + dims
+            e = tl.load(at)
+            f = tl.load(at + plane_other)
+            g = tl.load(at + 2 * plane_other)
+            if SWAPPED:
+                by_mean, by_logvar = SLOPE(e, f, g, a, b, c)
+            else:
+                by_mean, by_logvar = SLOPE(a, b, c, e, f, g)
+            part_mean += weight * by_mean
+            part_logvar += weight * by_logvar
+        total_mean += part_mean
+        total_logvar += part_logvar
+    inside = (rows < n) & (dims < width)
+    tl.store(d_mean + here, total_mean, mask=inside)
+    tl.store(d_logvar + here, total_logvar, mask=inside)
+
+
+@triton.jit(do_not_specialize=["rows", "width", "grad"])
+def half_trace_kernel(
+    logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """out [rows] = -1/2 sum_d exp(logvar); where grad, d_logvar [rows, width] = -1/2 exp(logvar)."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    row_in = tl.minimum(row, rows - 1).to(tl.int64)[:, None]
+    summed = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
+    for start in range(0, width, BLOCK_D):
+        col = start + tl.arange(0, BLOCK_D)[None, :]
+        q = tl.load(logvar + row_in * stride + col, mask=col < width, other=float("-inf")).to(tl.float32)
+        half = -0.5 * exp_any(q)
+        summed += half
+        if grad:
+            tl.store(d_logvar + row_in * width + col, half, mask=(col < width) & inside[:, None])
+    tl.store(out + row, tl.sum(summed, 1), mask=inside)
+
+
+@triton.jit
+def exp_any(x):
+    """exp over the whole range: `exp_reduced` stops at +-120, where float32 ends at 88.7 and -103."""
+    return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(tl.where(x > 89.0, 0.0, x))))
+
+
+def scores(score: str, rows: Rows, out: Tensor | None) -> Tensor:
+    """s_ij [N, M] in float32, into `out` if given."""
+    n, m, width = rows.shape
+    out = rows.x[0].new_empty(n, m) if out is None else out
+    form, unroll = configs.SUMMED.get(score.partition("/")[0], configs.SUMMED[""])
+    if n and m:
+        x, y = _planes(rows.x, form.rows, True), _planes(rows.y, form.cols, True)
+        strides = x.stride(0), y.stride(0), x.stride(1), y.stride(1), out.stride(0)
+        args = (x, y, rows.term_x, rows.term_y, out, *strides, n, m, width)
+        constants = {
+            "VALUE": compiled(_tile(score).value), "BLOCK_M": form.rows, "BLOCK_N": form.cols,
+            "SPAN": configs.SPAN, "UNROLL": unroll,
+        }  # fmt: skip
+        configs.launch(tile_scores, cdiv(n, form.rows) * cdiv(m, form.cols), args, constants, form)
+    return out
+
+
+def slopes(score: str, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Tensor]:
+    """sum over the other side of grad [N, M] * df by (mean, logvar) of `side`, in float32."""
+    tile, swapped = _tile(score), side == "y"
+    parts = (rows.y, rows.x) if swapped else (rows.x, rows.y)
+    (n, width), m = parts[0][0].shape, len(parts[1][0])
+    form, unroll = configs.SLOPES
+    padded = up(width, form.cols)
+    made = [parts[0][0].new_empty(n, padded) if n and m else parts[0][0].new_zeros(n, padded) for _ in range(2)]
+    if n and m and width:
+        own, other = (_planes(side, form.cols, False) for side in parts)
+        steps = (grad.stride(1), grad.stride(0)) if swapped else (grad.stride(0), grad.stride(1))
+        args = (own, other, grad, *made, own.stride(0), other.stride(0), padded, *steps, n, m, width)
+        constants = {
+            "SLOPE": compiled(tile.slope_y if swapped else tile.slope_x), "SWAPPED": swapped, "BLOCK_M": form.rows,
+            "BLOCK_D": form.cols, "SPAN": configs.SPAN, "UNROLL": unroll,
+        }  # fmt: skip
+        configs.launch(tile_slopes, cdiv(n, form.rows) * (padded // form.cols), args, constants, form)
+    d_mean, d_logvar = (t if padded == width else t[:, :width].contiguous() for t in made)
+    return d_mean, d_logvar
+
+
+def _tile(score: str) -> Tile:
+    tile = SCORES[score].tile
+    assert tile is not None
+    return tile
+
+
+def _planes(parts: Parts, unit: int, transposed: bool) -> Tensor:
+    """[3, N, D], or [3, D, N], the last dimension padded to whole units with ones: finite, and dropped."""
+    height, breadth = parts[0].shape[::-1] if transposed else parts[0].shape
+    planes = parts[0].new_empty(3, height, up(breadth, unit))
+    planes[..., breadth:] = 1.0
+    for plane, part in zip(planes, parts, strict=True):
+        plane[:, :breadth] = part.T if transposed else part
+    return planes
+
+
+def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
+    """-1/2 sum_d exp(logvar), half the trace of the covariance with the sign that `csd` gives it.
+
+    logvar [N, D] floating point. Returns rows [N] and the gradient of rows.sum(), -1/2 exp(logvar) [N, D] or size 0, float32.
+    """
+    n, width = logvar.shape
+    q = logvar if logvar.stride(1) == 1 else logvar.contiguous()
+    rows = torch.empty(n, dtype=torch.float32, device=q.device)
+    grad = rows.new_empty((n, width) if need_grad else 0)
+    if n:
+        form = configs.TRACE
+        args = (q, rows, grad, q.stride(0), n, width, int(need_grad))
+        configs.launch(half_trace_kernel, cdiv(n, form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
+    return rows, grad

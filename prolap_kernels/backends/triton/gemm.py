@@ -1,0 +1,222 @@
+"""What the kernels of bilinear scores share: score products, sums of partial sums, gradient products, operands in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..blocks import cdiv, up
+from . import configs
+
+ALIGN = 16
+"""Rows start at, and are as long as, multiples of this many elements: one compiled form, vectorised loads."""
+
+
+@triton.jit
+def tile_order(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
+    """Row and column tile of a program, in bands of GROUP row tiles, so that neighbours share operands in cache."""
+    band = GROUP * tiles_n
+    first = (pid // band) * GROUP
+    height = tl.minimum(tiles_m - first, GROUP)
+    return first + (pid % band) % height, (pid % band) // height
+
+
+@triton.jit
+def scores(
+    phi_x, phi_y, row, col, stride_x, stride_y, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """phi_x[row] @ phi_y[col]^T in float32. The caller clamps rows past the end, and leaves their pairs out."""
+    k = tl.arange(0, BLOCK_K)
+    x_ptr = phi_x + row.to(tl.int64)[:, None] * stride_x + k[None, :]
+    y_ptr = phi_y + col.to(tl.int64)[None, :] * stride_y + k[:, None]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        x = tl.load(x_ptr + start, mask=k[None, :] < width - start, other=0.0)
+        y = tl.load(y_ptr + start, mask=k[:, None] < width - start, other=0.0)
+        if UPCAST:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
+        acc = tl.dot(x, y, acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def scores_tma(
+    phi_x, phi_y, first_row, first_col, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`scores` with phi_x, phi_y as tensor descriptors: the copy engine addresses, bounds and fills with zeros."""
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        x = phi_x.load([first_row, start])
+        y = phi_y.load([first_col, start])
+        if UPCAST:
+            x = x.to(tl.float32)
+            y = y.to(tl.float32)
+        acc = tl.dot(x, tl.trans(y), acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def column_halves(acc):
+    """The left and the right half of acc's columns. Both stay in the registers of the threads that hold them."""
+    rows: tl.constexpr = acc.shape[0]
+    half: tl.constexpr = acc.shape[1] // 2
+    return tl.split(tl.permute(tl.reshape(acc, (rows, 2, half)), (0, 2, 1)))
+
+
+@triton.jit
+def column_part(acc, PART: tl.constexpr, PARTS: tl.constexpr):
+    """Columns PART * width / PARTS onwards of acc, PARTS a power of 2 up to 16: an epilogue that walks over the parts in a
+    `tl.static_range` holds the temporaries of one part alone, and so never spills."""
+    tl.static_assert(PARTS <= 16)
+    part = acc
+    if PARTS >= 2:
+        left, right = column_halves(part)
+        part = left if PART < PARTS // 2 else right
+    if PARTS >= 4:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 2) < PARTS // 4 else right
+    if PARTS >= 8:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 4) < PARTS // 8 else right
+    if PARTS >= 16:
+        left, right = column_halves(part)
+        part = left if PART % (PARTS // 8) < PARTS // 16 else right
+    return part
+
+
+@triton.jit
+def total(part, count, stride, place, inside, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums of part [count, stride] over its first axis at `place` [BLOCK], CHUNK at a time."""
+    chunk = tl.arange(0, CHUNK)
+    acc = tl.zeros((CHUNK, BLOCK), tl.float32)
+    for start in range(0, count, CHUNK):
+        at = start + chunk
+        here = part + at.to(tl.int64)[:, None] * stride + place[None, :]
+        acc += tl.load(here, mask=(at < count)[:, None] & inside[None, :], other=0.0)
+    return tl.sum(acc, 0)
+
+
+@triton.jit
+def put(to, value, inside, fresh):
+    """Writes where fresh, else adds; what was there is not read when fresh."""
+    tl.store(to, tl.load(to, mask=inside & (fresh == 0), other=0.0) + value, mask=inside)
+
+
+@triton.jit(do_not_specialize=["alpha", "rows", "depth", "fresh"])
+def accumulate(
+    g, phi, out, factor, alpha, stride_g, stride_phi, stride_out, rows, depth, width, fresh,
+    TRANSPOSED: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """out [rows, width] (+)= alpha factor op(g) [rows, depth] @ phi [depth, width]; op transposes if TRANSPOSED.
+
+    factor: a pointer, or None for 1. fresh: out is written, not read. g holds zeros in whole tiles of its depth; phi's rows
+    past the end are clamped and meet those zeros. What g holds in rows past the end lands in rows that are not written.
+    Every output tile belongs to one program: no atomics, one fixed order of summation.
+    """
+    tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(width, BLOCK_N), GROUP)
+    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    col = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, depth, BLOCK_K):
+        inner = start + k
+        if TRANSPOSED:
+            a = tl.trans(tl.load(g + inner.to(tl.int64)[:, None] * stride_g + row[None, :]))
+        else:
+            a = tl.load(g + row.to(tl.int64)[:, None] * stride_g + inner[None, :])
+        source = tl.minimum(inner, depth - 1).to(tl.int64)
+        b = tl.load(phi + source[:, None] * stride_phi + col[None, :], mask=col[None, :] < width, other=0.0)
+        if UPCAST:
+            a = a.to(tl.float32)
+            b = b.to(tl.float32)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+    acc = acc * alpha
+    if factor is not None:
+        acc = acc * tl.load(factor)
+    place = out + row.to(tl.int64)[:, None] * stride_out + col[None, :]
+    inside = (row < rows)[:, None] & (col < width)[None, :]
+    tl.store(place, tl.load(place, mask=inside & (fresh == 0), other=0.0) + acc, mask=inside)
+
+
+def operand(t: Tensor) -> Tensor:
+    """t [R, K], or a copy padded with zero columns: rows contiguous, aligned and a multiple of ALIGN long."""
+    width = up(t.shape[1], ALIGN)
+    if width == t.shape[1] and t.stride(1) == 1 and t.stride(0) % ALIGN == 0 and t.data_ptr() % 16 == 0:
+        return t
+    out = t.new_zeros(t.shape[0], width)
+    out[:, : t.shape[1]] = t
+    return out
+
+
+def vector(t: Tensor, size: int, absent: float) -> Tensor:
+    return aligned(t.float()) if t.numel() else torch.full((size,), absent, dtype=torch.float32, device=t.device)
+
+
+def aligned(t: Tensor) -> Tensor:
+    t = t.contiguous()
+    return t if t.data_ptr() % 16 == 0 else t.clone()
+
+
+def constants(kernel: object, tile: configs.Tile) -> dict[str, object]:
+    """Constants that every matrix kernel takes."""
+    upcast = configs.interpreted(kernel)  # the interpreter's bfloat16 product is garbage
+    return {"UPCAST": upcast, "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": configs.GROUP}
+
+
+def add_product(
+    g: Tensor, phi: Tensor, out: Tensor, transposed: bool, alpha: float = 1.0, factor: Tensor | None = None,
+    fresh: bool = False, precision: str = "ieee",
+) -> None:  # fmt: skip
+    """out (+)= alpha factor op(g) phi, with op(g) [len(out), len(phi)] the corner of the scratch g [.., ..].
+
+    out [R, K] float32; phi [S, K]; factor 0-d float32 on the device or None for 1; fresh: out is written, not read.
+    """
+    if factor is None and configs.vendor_products(phi.device, phi.dtype):
+        corner = g[: len(phi), : len(out)].T if transposed else g[: len(out), : len(phi)]
+        vendor(out, corner, phi, 0.0 if fresh else 1.0, alpha, precision)
+        return
+    (rows, width), depth = out.shape, len(phi)
+    tile = configs.ACCUMULATE[configs.chip_of(phi.device), phi.dtype]
+    programs = cdiv(rows, tile.m) * cdiv(width, tile.n)
+    sizes = (g.stride(0), phi.stride(0), out.stride(0), rows, depth, width, int(fresh))
+    form = {"TRANSPOSED": transposed, "PRECISION": precision, **constants(accumulate, tile)}
+    configs.launch(accumulate, programs, (g, phi, out, factor, alpha, *sizes), form, tile)
+
+
+def put_scores(out: Tensor, phi_x: Tensor, phi_y: Tensor, precision: str) -> None:
+    """phi_x phi_y^T in float32 into the corner of out [.., ..], by the vendor's library."""
+    vendor(out[: len(phi_x), : len(phi_y)], phi_x, phi_y.T, 0.0, 1.0, precision)
+
+
+def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precision: str) -> None:
+    """out = beta out + alpha a b, summed in float32; beta 0 ignores what out holds."""
+    if a.dtype == torch.float32:
+        with float32_products(precision):
+            torch.addmm(out, a, b, beta=beta, alpha=alpha, out=out)
+    else:
+        torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, beta=beta, alpha=alpha, out=out)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """What the library does with float32, whatever torch is set to outside."""
+    matmul: Any = torch.backends.cuda.matmul
+    name, value = (
+        ("fp32_precision", precision) if hasattr(matmul, "fp32_precision") else ("allow_tf32", precision == "tf32")
+    )
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)

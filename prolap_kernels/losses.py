@@ -1,0 +1,259 @@
+"""The public losses of pairs: score x objective x pairs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backends import FUSED_OBJECTIVES, PRECISIONS, pick_backend
+from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
+from .gaussian import Gaussian
+from .matrix import lift_sides
+from .objectives import OBJECTIVES, Objective
+from .ops import wants_grad
+from .ops.pairs import Kept, PairLoss
+from .pairs import PairStats, count_pairs, finish, resolve_ids
+from .scores import Lift, Score, find_score
+
+Reduction = Literal["rows", "pairs", "sum", "none"]
+REDUCTIONS = dict.fromkeys(("rows", "pairs", "sum", "none"))
+
+
+@overload
+def pairwise_loss(x: Any, y: Any, *, stats: Literal[False] = False, **options: Any) -> Tensor: ...
+@overload
+def pairwise_loss(x: Any, y: Any, *, stats: Literal[True], **options: Any) -> tuple[Tensor, PairStats]: ...
+def pairwise_loss(
+    x: Gaussian | Tensor,
+    y: Gaussian | Tensor,
+    *,
+    score: str = "csd",
+    objective: str = "sigmoid",
+    scale: float | Tensor = 1.0,
+    bias: float | Tensor = 0.0,
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    negatives_only: bool = False,
+    reduction: Reduction = "rows",
+    stats: bool = False,
+    precision: str = "ieee",
+    group: Any = None,
+    backend: str | None = None,
+    **score_options: str,
+) -> Tensor | tuple[Tensor, PairStats]:
+    """Contrastive loss between all rows of x and all rows of y, logit_ij = scale * s(x_i, y_j) + bias.
+
+        sigmoid: L = (1/n) sum_ij -log sigmoid(y_ij logit_ij), y_ij = +1 for equal ids, -1 for different ones
+        softmax: L = (rows + columns)/2, a row's loss being -(1/|P|) sum_{j in P} log p_ij over its positives P
+
+    Args:
+        x, y: Gaussians [N, D] and [M, D] on one device with means of one dtype; plain tensors do where the score needs no
+            variance (`dot`). Normalise the means yourself.
+        score: a name in `SCORES`, higher is more alike; options of the score follow as keywords (`convention`).
+        objective: a name in `OBJECTIVES`.
+        scale, bias: floats or 0-d tensors, which learn if they require grad.
+        x_id, y_id: integers [N], [M], both or neither. Equal: positive; different: negative; negative id on either side:
+            the pair is left out. By default row i of x belongs to row i of y alone.
+        negatives_only: leave out the positives (sigmoid only).
+        reduction: "rows" divides by the rows of x that are not ignored (SigLIP), "pairs" by the counted pairs (PCME++), "sum"
+            by nothing, "none" gives a loss per row of x. softmax is an average by itself and takes "rows" only.
+        stats: also return `PairStats`, what people log, from the same pass.
+        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster), whatever
+            torch is set to. Other dtypes do not look at it, and on a CPU torch's own setting holds.
+        group: reserved for losses over several ranks; must be None in this version.
+        backend: None picks, "chunked", "triton" or "reference" ask for one.
+
+    Returns:
+        A 0-d tensor ([N] for "none"), or with `stats=True` the pair (loss, statistics). float64 for float64 inputs and float32
+        otherwise; 0 with zero gradients when no pair counts. Differentiable once; `backend="reference"` twice.
+
+    N x M exists only as a bounded block, N x M x D never. Scores that are sums over dimensions (`inclusion`, `kl`, ...) take
+    float32 arithmetic whatever the dtype of the means, and log-variances as they are.
+
+    Errors: ValueError or TypeError naming the argument.
+    """
+    rule = find_score(score, **score_options)
+    goal = choose("objective", objective, OBJECTIVES)
+    choose("precision", precision, PRECISIONS)
+    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
+    check_sides(("x", "y"), x, y)
+    check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
+    check_group(group)
+    _check_reduction(goal, reduction, negatives_only, bias)
+    how = pick_backend(backend, x.mean.device, x.mean.dtype, _unfused(rule, goal))
+    scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
+    ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
+    if x_id is not None:
+        x, y = _blank(rule, x, ids[0], how), _blank(rule, y, ids[1], how)
+    options = _Options(goal, how, negatives_only, x_id is not None, precision, stats, reduction == "none")
+    if how == "reference":
+        value, sums = _dense(scale * reference.score_matrix(rule, x, y) + bias, ids, options)
+    else:
+        value, sums = _engine(rule, x, y, scale, bias, ids, options)
+    value = _reduce(value, reduction, ids, options)
+    if not stats:
+        return value
+    positives = count_pairs(*ids, False) - count_pairs(*ids, True)
+    return value, finish(sums, 0 * positives if negatives_only else positives, count_pairs(*ids, True))
+
+
+class _Options(NamedTuple):
+    goal: Objective
+    backend: str
+    negatives_only: bool
+    ids_given: bool
+    precision: str
+    stats: bool
+    per_row: bool
+
+
+def _unfused(rule: Score, goal: Objective) -> str | None:
+    if rule.tile is not None:
+        return None
+    return None if goal.name in FUSED_OBJECTIVES else f"the objective {goal.name!r}"
+
+
+def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias: float | Tensor) -> None:
+    choose("reduction", reduction, REDUCTIONS)
+    if not goal.averages:
+        return
+    if reduction != "rows":
+        raise ValueError(
+            f"reduction must be 'rows' for the objective {goal.name!r}, which is an average, got {reduction!r}"
+        )
+    if negatives_only:
+        raise ValueError(f"negatives_only must be False for the objective {goal.name!r}: it needs its positives")
+    if isinstance(bias, Tensor) or bias != 0.0:
+        raise ValueError(f"bias must be 0.0 for the objective {goal.name!r}: it cancels in the normaliser")
+
+
+def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: _Options) -> Tensor:
+    if options.goal.averages or reduction in ("sum", "none"):
+        return value
+    if reduction == "rows" and not options.ids_given:
+        return value / max(len(ids[0]), 1)
+    count = (ids[0] >= 0).sum() if reduction == "rows" else count_pairs(*ids, options.negatives_only)
+    return value / count.clamp(min=1)
+
+
+def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: _Options) -> tuple[Tensor, Tensor]:
+    value = reference.pair_loss(options.goal, logit, *ids, options.negatives_only)
+    sums = reference.pair_stats(options.goal, logit, *ids, options.negatives_only) if options.stats else logit
+    return (value if options.per_row else value.sum()), sums
+
+
+def _as_autocast(side: Lift) -> Lift:
+    """Under autocast float32 factors of the product go to its dtype, as those of any matrix product would."""
+    device = side.phi.device.type
+    if not torch.is_autocast_enabled(device) or side.phi.dtype != torch.float32:
+        return side
+    return side._replace(phi=side.phi.to(torch.get_autocast_dtype(device)))
+
+
+def _engine(
+    rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
+) -> tuple[Tensor, Tensor]:
+    how = (options.goal.name, options.backend, options.negatives_only, options.ids_given, options.precision)
+    if rule.tile is not None:
+        tensors = (x.mean, y.mean, x.logvar, y.logvar)
+        need = (wants_grad(*x), wants_grad(*y), wants_grad(scale, bias))
+        name = rule.name
+    else:
+        left, right = (_as_autocast(side) for side in lift_sides(rule, x, y, options.backend))
+        none = scale.new_empty(0)
+        alpha = none if left.offset is None else left.offset
+        beta = none if right.offset is None else right.offset
+        tensors = (left.phi, right.phi, alpha, beta)
+        need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
+        name = ""
+    loss, *_, sums = PairLoss.apply(*tensors, scale, bias, *ids, (*how, name), options.stats, options.per_row, need)
+    return loss, sums
+
+
+def _blank(rule: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
+    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient. The chunked engine blanks its
+    blocks by itself, and here sees to it that only zeros come back."""
+    if not rule.uses_logvar:
+        return Gaussian(_drop(z.mean, row_id < 0, backend), z.logvar)
+    return Gaussian(_drop(z.mean, row_id < 0, backend), _drop(z.logvar, row_id < 0, backend))
+
+
+def _drop(value: Tensor, ignored: Tensor, backend: str) -> Tensor:
+    if backend != "chunked":
+        return value.masked_fill(ignored[:, None], 0)
+    kept: Tensor = Kept.apply(value, ignored)
+    return kept
+
+
+def ppcl_loss(
+    x: Gaussian,
+    y: Gaussian,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    *,
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Probabilistic pairwise contrastive loss: `pairwise_loss` with the score `csd` and the objective `sigmoid`.
+
+        L = (1/n) sum_ij -log sigmoid(y_ij (scale * csd_ij + bias)),  csd_ij = mx_i.my_j - sum_d (vx_id + vy_jd)/2
+
+    Source: ProLIP (arXiv 2410.18857), used by ProLAP (arXiv 2510.18423).
+    """
+    return pairwise_loss(x, y, scale=scale, bias=bias, x_id=x_id, y_id=y_id, group=group, backend=backend)
+
+
+def mask_repulsive_loss(
+    masked: Gaussian,
+    others: Gaussian,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    *,
+    masked_id: Tensor | None = None,
+    other_id: Tensor | None = None,
+    score: str = "csd",
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """PPCL's negative pairs alone: L = (1/n) sum_{ij different} -log sigmoid(-(scale * s_ij + bias)).
+
+    masked: embeddings of masked inputs [N, D]; others: other samples' embeddings [M, D]; ids as in `pairwise_loss`, n the rows
+    of `masked` that are not ignored. The paper names the loss without its formula: this one is our reading.
+
+    Negatives alone are satisfied most cheaply by widening: without a bound on logvar the masked variance runs away.
+    Bound it in the model.
+    """
+    return pairwise_loss(
+        masked,
+        others,
+        score=score,
+        scale=scale,
+        bias=bias,
+        x_id=masked_id,
+        y_id=other_id,
+        negatives_only=True,
+        group=group,
+        backend=backend,
+    )
+
+
+def infonce_loss(
+    x: Gaussian | Tensor,
+    y: Gaussian | Tensor,
+    scale: float | Tensor,
+    *,
+    score: str = "dot",
+    x_id: Tensor | None = None,
+    y_id: Tensor | None = None,
+    group: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Symmetric InfoNCE: `pairwise_loss` with the objective `softmax`; by default on inner products, as CLIP and CLAP."""
+    return pairwise_loss(
+        x, y, score=score, objective="softmax", scale=scale, x_id=x_id, y_id=y_id, group=group, backend=backend
+    )

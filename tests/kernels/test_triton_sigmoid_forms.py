@@ -1,0 +1,256 @@
+"""The fused sigmoid engine in all its forms: ids, statistics, descriptors, vendor products, launches, repeatability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton")
+
+from prolap_kernels import Gaussian, ppcl_loss
+from prolap_kernels.backends import blocks
+from prolap_kernels.backends.chunked import pairs as chunked
+from prolap_kernels.backends.problem import PairSums
+from prolap_kernels.backends.triton import configs, elementwise, gemm, sigmoid
+from tests.kernels.common import gaussian
+
+from .test_triton_sigmoid import DEVICE, EPS, NONE, Case, ask, check, evaluate, make, run
+
+
+def diagonal(case: Case) -> Case:
+    """The ids that a call without ids stands for."""
+    return case._replace(
+        x_id=torch.arange(len(case.phi_x), device=DEVICE), y_id=torch.arange(len(case.phi_y), device=DEVICE)
+    )
+
+
+@pytest.mark.parametrize("negatives_only", [False, True])
+def test_the_diagonal_without_ids_is_the_diagonal_with_ids(negatives_only: bool) -> None:
+    case = diagonal(make(150, 140, 16, torch.float32))
+    given = sigmoid.pair_sums(case, ask(negatives_only))
+    index = sigmoid.pair_sums(case, ask(negatives_only, ids=False))
+    for a, b in zip(given, index, strict=True):
+        torch.testing.assert_close(a, b, rtol=4 * EPS, atol=0)
+
+
+def test_blocks_off_the_diagonal_know_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = diagonal(make(270, 140, 16, torch.float32))
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
+    given, index = sigmoid.pair_sums(case, ask()), sigmoid.pair_sums(case, ask(ids=False))
+    for a, b in zip(given, index, strict=True):
+        torch.testing.assert_close(a, b, rtol=8 * EPS, atol=1e-37)
+
+
+@pytest.mark.parametrize("high", [1 << 32, 1 << 62])
+def test_ids_beyond_32_bits_are_exact(high: int) -> None:
+    case = make(20, 30, 8, torch.float32)
+    spread = torch.arange(20, device=DEVICE) % 3
+    check(case._replace(x_id=spread + high, y_id=torch.arange(30, device=DEVICE) % 5 + high))
+    check(case._replace(x_id=spread + high, y_id=torch.arange(30, device=DEVICE) % 5))
+    # the lower half of these would look like an ignored row
+    check(case._replace(x_id=spread + 0xFFFFFFFE, y_id=torch.arange(30, device=DEVICE) - 1))
+
+
+@pytest.mark.parametrize("scale", [0.0, -3.0])
+def test_ignored_columns_stay_ignored_at_any_scale(scale: float) -> None:
+    case = make(20, 30, 8, torch.float32)._replace(scale=torch.tensor(scale, device=DEVICE))
+    truth, _ = evaluate(case, torch.float64)
+    got = run(case)
+    torch.testing.assert_close(got.loss.double(), truth.loss, rtol=100 * EPS, atol=0)
+    torch.testing.assert_close(got.col_sum.double(), truth.col_sum, rtol=0, atol=100 * EPS * len(case.phi_x))
+
+
+def test_small_losses_and_their_products_are_exact() -> None:
+    case = make(4, 100, 16, torch.float32, offsets=False)
+    case = case._replace(phi_x=torch.zeros_like(case.phi_x), x_id=case.x_id * 0 + 50, y_id=case.y_id.clamp_min(0))
+    for logit in (-17.0, -1.0, 0.0, 17.0):
+        got = run(case._replace(bias=torch.tensor(logit, device=DEVICE))).loss
+        want = 100 * torch.nn.functional.softplus(torch.tensor(logit, dtype=torch.float64))
+        assert float((got.double() / want.to(DEVICE) - 1).abs().max()) <= 1e-6, logit
+
+
+@pytest.mark.parametrize("negatives_only", [False, True])
+@pytest.mark.parametrize("ids", [False, True])
+def test_statistics_come_with_the_same_sums(ids: bool, negatives_only: bool) -> None:
+    case = make(40, 50, 16, torch.float32)
+    case = case if ids else diagonal(case)
+    options = ask(negatives_only, ids=ids, stats=True)
+    got = sigmoid.pair_sums(case, options)
+    for a, b in zip(got[:6], sigmoid.pair_sums(case, options._replace(stats=False)), strict=False):
+        assert torch.equal(a, b)
+    s = case.phi_x.double() @ case.phi_y.double().T + case.alpha.double()[:, None] + case.beta.double()[None, :]
+    logit = case.scale.double() * s + case.bias.double()
+    positive = case.x_id[:, None] == case.y_id[None, :]
+    counted = (case.x_id >= 0)[:, None] & (case.y_id >= 0)[None, :]
+    hit, miss = positive & counted & (not negatives_only), counted & ~positive
+    slope = torch.where(positive, -logit, logit).sigmoid()
+    want = torch.stack([
+        torch.where(hit, logit, 0).sum(1), torch.where(miss, logit, 0).sum(1),
+        (hit & (slope < 1e-3)).sum(1), (miss & (slope < 1e-3)).sum(1),
+    ])  # fmt: skip
+    size = torch.where(counted, logit.abs(), 0).sum(1)
+    assert torch.all((got.stats[:2].double() - want[:2]).abs() <= 100 * EPS * size + 1e-30)
+    assert torch.equal(got.stats[2:].double(), want[2:].double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_descriptors_agree_with_pointers(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make(70, 150, 40, dtype)
+    pointers = sigmoid.pair_sums(case, ask())
+    monkeypatch.setitem(configs.LIFT, ("small", dtype), configs.Tile(64, 128, 16, 4, 2, 4, 1, True))
+    for a, b in zip(sigmoid.pair_sums(case, ask()), pointers, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) if b.numel() else 0)
+
+
+def with_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's mixed product exists on a GPU alone: here it is taken in float64."""
+
+    def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precision: str) -> None:
+        product = alpha * (a.double() @ b.double()).float()
+        out.copy_(product if beta == 0 else out + product)
+
+    monkeypatch.setattr(gemm, "vendor", vendor)
+    monkeypatch.setattr(configs, "vendor_products", lambda device, dtype: True)
+
+
+@pytest.mark.parametrize("options", [{}, {"stats": True}, {"negatives_only": True}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_library_s_scores_give_the_same(
+    dtype: torch.dtype, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make(200, 140, 20, dtype)
+    own = sigmoid.pair_sums(case, ask(**options))
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * (dtype.itemsize + 4))
+    monkeypatch.setattr(configs, "VENDOR_SCORES", (dtype,))
+    with_vendor(monkeypatch)
+    sizes = []
+    put = sigmoid.put_scores
+    monkeypatch.setattr(sigmoid, "put_scores", lambda out, *sides: (sizes.append(out.shape), put(out, *sides)))
+    for name, a, b in zip(own._fields, sigmoid.pair_sums(case, ask(**options)), own, strict=True):
+        size = float(b.abs().max()) if b.numel() else 0.0
+        # G is rounded to 16 bits from float32 scores that differ in their last bits
+        slack = 2 * torch.finfo(dtype).eps if name in ("dphi_x", "dphi_y") else 200 * EPS
+        torch.testing.assert_close(a, b, rtol=0, atol=max(slack, 200 * EPS) * size, msg=name)
+    assert len(sizes) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_vendor_products_get_the_same_operands(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make(270, 140, 20, dtype)
+    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
+    own = run(case)
+
+    with_vendor(monkeypatch)
+    monkeypatch.setattr(configs, "VENDOR_SCORES", ())
+    for name, a, b in zip(own._fields, run(case), own, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=200 * EPS * float(b.abs().max()), msg=name)
+
+
+def test_the_library_s_precision_is_set_for_one_product_alone() -> None:
+    matmul: Any = torch.backends.cuda.matmul
+    name = "fp32_precision" if hasattr(matmul, "fp32_precision") else "allow_tf32"
+    before = getattr(matmul, name)
+    with gemm.float32_products("tf32"):
+        assert getattr(matmul, name) in ("tf32", True)
+    assert getattr(matmul, name) == before
+
+
+def test_the_library_takes_16_bits_where_its_version_is_known_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for version, yes in (("2.10.0", False), ("2.11.0+cu130", True), ("3.0.1", True)):
+        monkeypatch.setattr(torch, "__version__", version)
+        assert configs.vendor_products(gpu, torch.bfloat16) is yes
+        assert configs.vendor_products(gpu, torch.float32)
+    assert not configs.vendor_products(torch.device("cpu"), torch.float32)
+
+
+class Count(TorchDispatchMode):
+    """Names of the operators that would launch a kernel on a GPU."""
+
+    FREE = (
+        "empty",
+        "new_empty",
+        "view",
+        "slice",
+        "select",
+        "detach",
+        "alias",
+        "as_strided",
+        "t.",
+        "transpose",
+        "unsqueeze",
+        "reshape",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if not name.startswith(self.FREE):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_block_takes_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = diagonal(make(64, 64, 32, torch.bfloat16))._replace(row_weight=NONE)
+    launched: list[str] = []
+    monkeypatch.setattr(configs, "launch", lambda kernel, *rest: launched.append(kernel.__name__))
+    with Count() as count:
+        sigmoid.pair_sums(case, ask(ids=False))
+    assert launched == ["sigmoid_offsets", "sigmoid_lift_tile", "sigmoid_finish", "accumulate", "accumulate"]
+    assert count.names == []
+
+
+def test_the_forward_call_with_gradients_takes_at_most_twelve_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lift included, at the batch of the paper; an operator inside a raw op would show in the test above."""
+    x, y = (Gaussian(*(t.detach().requires_grad_() for t in gaussian(256, 32, seed, torch.float32))) for seed in (1, 2))
+    scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
+    launched: list[str] = []
+    monkeypatch.setattr(configs, "launch", lambda kernel, *rest: launched.append(kernel.__name__))
+    with Count() as count:
+        ppcl_loss(x, y, scale, bias, backend="triton")
+    outside = [name for name in count.names if name not in ("pairs.default", "rows.default")]
+    assert launched[:2] == ["half_trace_kernel", "half_trace_kernel"]
+    assert 7 < len(launched) + len(outside) <= 12, launched + outside
+
+
+def test_the_same_bits_twice() -> None:
+    case = make(70, 150, 40, torch.bfloat16)
+    for a, b in zip(run(case), run(case), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_tf32_is_passed_on_and_close() -> None:
+    case = make(40, 50, 16, torch.float32)
+    got = sigmoid.pair_sums(case, ask(precision="tf32"))
+    for a, b in zip(got, sigmoid.pair_sums(case, ask()), strict=True):
+        torch.testing.assert_close(a, b, rtol=2.0**-8, atol=2.0**-8 * float(b.abs().max()) if b.numel() else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_half_the_trace(dtype: torch.dtype) -> None:
+    logvar = (torch.randn(7, 300, device=DEVICE) * 3).to(dtype)
+    logvar[0, :3] = torch.tensor([-200.0, -103.0, 5.0])
+    logvar[1, 0] = float("inf")
+    rows, grad = elementwise.half_trace(logvar, True)
+    want = -0.5 * logvar.double().exp()
+    torch.testing.assert_close(grad.double(), want, rtol=1e-6, atol=2.0**-126)
+    torch.testing.assert_close(rows.double(), want.sum(1), rtol=1e-6, atol=0)
+    assert elementwise.half_trace(logvar, False)[1].numel() == 0
+    assert elementwise.half_trace(logvar[:0], True)[0].shape == (0,)
+
+
+def test_it_agrees_with_the_chunked_backend() -> None:
+    case = make(30, 40, 16, torch.float32)
+    ours: PairSums = sigmoid.pair_sums(case, ask(stats=True))
+    theirs = chunked.pair_sums(case, ask(stats=True))
+    for name, a, b in zip(PairSums._fields, ours, theirs, strict=True):
+        size = float(b.abs().max()) if b.numel() else 0.0  # a lift has no gradients by log-variances
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * size, msg=lambda m, name=name: f"{name}: {m}")
