@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from prolap.config import DataConfig
 from prolap.data import cache
@@ -37,3 +38,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder
+
+
+@pytest.fixture
+def float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models in float64 throughout: their casts to float32 keep float64 while this lasts, so rounding hides nothing."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
