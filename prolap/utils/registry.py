@@ -1,12 +1,10 @@
-"""Named entries of one kind: encoders, layouts of data sets. Other modules may register more."""
+"""Entries by name: encoders, layouts of data sets. A module of a user's own may add more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-Entry = TypeVar("Entry")
 
 
 class Registry(dict[str, T]):
@@ -17,16 +15,19 @@ class Registry(dict[str, T]):
         super().__init__()
         self.option = option
 
-    def register(self, name: str) -> Callable[[Entry], Entry]:
-        """A decorator that puts a class or function under this name. Errors: ValueError if another has it already."""
-
-        def put(entry: Entry) -> Entry:
-            if self.get(name, entry) is not entry:
-                raise ValueError(f"{self.option}: {name!r} is {self[name]!r} already, want another name for {entry!r}.")
-            self[name] = entry  # type: ignore[assignment]
-            return entry
-
-        return put
+    def add(self, name: str, entry: T) -> None:
+        """Put an entry under a name. Errors: ValueError if there is no name, or another kind of entry has it already."""
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{self.option}: got {name!r} as the name of {entry!r}, want a text.")
+        if name in self and _kind(self[name]) != _kind(entry):
+            raise ValueError(f"{self.option}: {name!r} is {self[name]!r}, want another name for {entry!r}.")
+        self[name] = entry
 
     def __missing__(self, name: str) -> T:
         raise ValueError(f"{self.option}: got {name!r}, want one of {', '.join(sorted(self))}.")
+
+
+def _kind(entry: object) -> tuple[str, str]:
+    """Module and name of a class or of an instance's class: the same after a module was read again."""
+    kind = entry if isinstance(entry, type) else type(entry)
+    return kind.__module__, kind.__qualname__

@@ -1,4 +1,4 @@
-"""Encoders by name. A new one is one file that registers itself and is imported here, or in a module of yours.
+"""Encoders by name. A new one is a file that registers it, here (and imported below) or in a module of a user's own.
 
 `AUDIO[name](config)` is an `AudioEncoder`, `TEXT[name](config, vocabulary)` a `TextEncoder`. What others need to know of an
 encoder (its tokenizer, public weights, weight decay, synthetic inputs) is an attribute or a method of its class.

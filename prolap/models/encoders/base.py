@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from prolap.utils.registry import Registry
 class Encoder(nn.Module):
     """Inputs of B samples to features [B, width]; a tower of the model without its head."""
 
+    name: ClassVar[str]
+    """What `model.audio` or `model.text` calls it."""
     width: int
     """Size of the features."""
     can_delete: ClassVar[bool] = False
@@ -72,9 +74,22 @@ class TextEncoder(Encoder):
         return cls.tokenizer.synthetic((*shape, config.model.max_tokens), generator)
 
 
+AnyAudio = TypeVar("AnyAudio", bound=AudioEncoder)
+AnyText = TypeVar("AnyText", bound=TextEncoder)
 AUDIO: Registry[type[AudioEncoder]] = Registry("model.audio")
 TEXT: Registry[type[TextEncoder]] = Registry("model.text")
-register_audio, register_text = AUDIO.register, TEXT.register
+
+
+def register_audio(encoder: type[AnyAudio]) -> type[AnyAudio]:
+    """A decorator: let `model.audio` name this class. Errors: ValueError if another one has its name."""
+    AUDIO.add(encoder.name, encoder)
+    return encoder
+
+
+def register_text(encoder: type[AnyText]) -> type[AnyText]:
+    """A decorator: let `model.text` name this class. Errors: ValueError if another one has its name."""
+    TEXT.add(encoder.name, encoder)
+    return encoder
 
 
 class TransformerSize(NamedTuple):

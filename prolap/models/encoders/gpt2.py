@@ -18,7 +18,7 @@ from prolap.models.encoders.base import (
 from prolap.models.tokenizers import GPT2Tokenizer, Tokenizer
 
 
-@register_text("gpt2")
+@register_text
 class GPT2(TextEncoder):
     """Reads int64 tokens [B, L] that end with <|endoftext|> (50256); what comes after it is padding.
 
@@ -32,6 +32,7 @@ class GPT2(TextEncoder):
     space that the tokenizer puts before it, and padding are never masked.
     """
 
+    name = "gpt2"
     can_delete = True
     tokenizer = GPT2Tokenizer
     size = TransformerSize(768, 12, 12, 1024)
@@ -85,10 +86,11 @@ class GPT2(TextEncoder):
         return states[torch.arange(len(states), device=states.device), last]
 
 
-@register_text("gpt2-micro")
+@register_text
 class GPT2Micro(GPT2):
     """Ours, for tests and small machines."""
 
+    name = "gpt2-micro"
     size = TransformerSize(128, 2, 4, 128)
     public = False
 

@@ -29,7 +29,7 @@ class Size(NamedTuple):
     patch: int = 4
 
 
-@register_audio("htsat-tiny")
+@register_audio
 class HTSAT(AudioEncoder):
     """The tiny one, of MS-CLAP 2023 and LAION-CLAP. Reads log-mel [B, frames, 64] and the frames that hold sound, [B].
 
@@ -52,6 +52,7 @@ class HTSAT(AudioEncoder):
     tokens.
     """
 
+    name = "htsat-tiny"
     size = Size(96, (2, 2, 6, 2), (4, 8, 16, 32))
     public = True
     no_decay = ("mask", "relative_position_bias_table")
@@ -160,17 +161,19 @@ class HTSAT(AudioEncoder):
             handle.remove()
 
 
-@register_audio("htsat-base")
+@register_audio
 class HTSATBase(HTSAT):
     """The larger one of LAION-CLAP."""
 
+    name = "htsat-base"
     size = Size(128, (2, 2, 12, 2), (4, 8, 16, 32))
 
 
-@register_audio("htsat-micro")
+@register_audio
 class HTSATMicro(HTSAT):
     """Ours: the same final grid at a hundredth of the work."""
 
+    name = "htsat-micro"
     size = Size(32, (1, 1, 2), (2, 4, 8), patch=8)
     public = False
 

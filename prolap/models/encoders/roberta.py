@@ -18,7 +18,7 @@ from prolap.models.encoders.base import (
 from prolap.models.tokenizers import RobertaTokenizer, Tokenizer
 
 
-@register_text("roberta")
+@register_text
 class Roberta(TextEncoder):
     """Reads int64 tokens [B, L]: <s> (0), words, </s> (2), then padding (1). The features are the pooler's output.
 
@@ -26,6 +26,7 @@ class Roberta(TextEncoder):
     the caption had been written without it ("delete"). <s>, </s> and padding are never masked.
     """
 
+    name = "roberta"
     can_delete = True
     tokenizer = RobertaTokenizer
     size = TransformerSize(768, 12, 12, 514)
@@ -78,9 +79,10 @@ class Roberta(TextEncoder):
         return pooled
 
 
-@register_text("roberta-micro")
+@register_text
 class RobertaMicro(Roberta):
     """Ours, for tests and small machines."""
 
+    name = "roberta-micro"
     size = TransformerSize(128, 2, 4, 130)
     public = False

@@ -24,7 +24,7 @@ from prolap.models.tokenizers import Tokenizer, WordVocabulary
 PATCH = 8  # frames; 0.16 s at the default hop
 
 
-@register_audio("tiny")
+@register_audio
 class TinyAudio(AudioEncoder):
     """Patches along time, a perceptron on each, a look at the neighbours, and pooling.
 
@@ -35,6 +35,7 @@ class TinyAudio(AudioEncoder):
     patch's sound reaches the output.
     """
 
+    name = "tiny"
     can_delete = True
     shape_options = ("model.width",)
 
@@ -84,7 +85,7 @@ class TinyAudio(AudioEncoder):
         return functional.pad(sound, (0, 0, 0, -frames % PATCH)).reshape(len(inputs), -1, PATCH * inputs.shape[2])
 
 
-@register_text("tiny")
+@register_text
 class TinyText(TextEncoder):
     """A bag of word pairs, so that it still knows which word came before which.
 
@@ -96,6 +97,7 @@ class TinyText(TextEncoder):
     neighbours meet ("delete"); either way it is not pooled. Reads int64 tokens [B, L], 0 is padding.
     """
 
+    name = "tiny"
     can_delete = True
     shape_options = ("model.width",)
     tokenizer = WordVocabulary
