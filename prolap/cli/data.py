@@ -47,29 +47,27 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status: 1 if sounds are broken, else 0."""
     from prolap.config.loading import load_config
     from prolap.data.files.check import check_split, overlaps
-    from prolap.data.files.layouts import parse
-    from prolap.data.union import parse_sum
+    from prolap.data.union import parse
     from prolap.utils.progress import data_progress
 
     config = load_config(file=arguments.config, overrides=rest)
-    terms = [term.text for term in parse_sum(arguments.spec)]
-    if "scenes" in terms:
+    parts = parse(arguments.spec)
+    if not all(part.layout.recorded for part in parts):
         raise ValueError("scenes are made by prolap itself and need no check; name files")
-    places = [parse(text) for text in terms]
     found = []
     count_tokens = token_counter(config)
-    for place in places:
-        splits = arguments.split or (["train", "dev", "test"] if place.own_splits else ["train"])
+    for part in parts:
+        splits = arguments.split or (["train", "dev", "test"] if part.own_splits else ["train"])
         for split in splits:
             try:
-                rows = place.rows(split)
+                rows = part.rows(split)
             except FileNotFoundError as error:
                 if arguments.split or len(splits) == 1:
                     raise
-                print(f"{place.name(split)}: left out ({error})")
+                print(f"{part.name(split)}: left out ({error})")
                 continue
             tell = data_progress(not arguments.quiet)
-            found.append(check_split(rows, place.name(split), config, count_tokens, tell))
+            found.append(check_split(rows, part.name(split), config, count_tokens, tell))
             print("\n".join(lines(found[-1], config)))
     if not found:
         raise FileNotFoundError(f"nothing of {arguments.spec} was found")

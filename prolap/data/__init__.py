@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from collections.abc import Sequence
 
 from prolap.config import Config
 from prolap.data.cache import Progress
-from prolap.data.dataset import AudioTextData, Caption
+from prolap.data.dataset import AudioTextData, Caption, Split
+from prolap.data.files.layouts import Part
+from prolap.data.files.overlap import Sound, common, report
+from prolap.data.files.recordings import RecordingData
+from prolap.data.union import WeightedUnion, parse
 
-__all__ = ["AudioTextData", "Caption", "open_data", "open_spec"]
+__all__ = ["AudioTextData", "Caption", "open_data", "parse", "parts_of"]
 
 log = logging.getLogger(__name__)
-Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -25,76 +28,48 @@ def open_data(config: Config, split: Split, progress: Progress | None = None) ->
     """
     if split not in SPLITS:
         raise ValueError(f"split must be train, dev or test, got {split!r}")
-    data = open_spec(spec_of(config, split), config, split, progress)
-    if split == "train" and config.data.overlap != "ignore" and not config.overfit:
-        check_overlap(config, data)
+    training = parse(config.data.train)
+    parts = parts_of(config, split, training)
+    opened = [part.open(split, config.data, config.seed, progress) for part in parts]
+    weights = [part.weight for part in parts]
+    data = opened[0] if weights == [1.0] else WeightedUnion(opened, weights)
+    if split == "train" and not config.overfit:
+        _check_overlap(config, training, data)
     return data
 
 
-def open_spec(spec: str, config: Config, split: Split, progress: Progress | None = None) -> AudioTextData:
-    """The data set that a text such as `audiocaps:FOLDER * 2 + rest.csv` names; errors as for `open_data`."""
-    from prolap.data.union import Mixture, parse_sum
-
-    terms = parse_sum(spec)
-    if len(terms) == 1 and terms[0].weight == 1:
-        return _open_one(terms[0].text, config, split, progress)
-    parts = [_open_one(term.text, config, split, progress) for term in terms]
-    return Mixture(parts, [term.weight for term in terms])
-
-
-def _open_one(spec: str, config: Config, split: Split, progress: Progress | None) -> AudioTextData:
-    if spec == "scenes":
-        from prolap.data.scenes.dataset import SceneData
-
-        return SceneData(config.data, split, progress)
-    from prolap.data.files.manifest import ManifestData
-
-    return ManifestData(spec, config.data, config.seed, split, progress)
-
-
-def spec_of(config: Config, split: Split) -> str:
-    """What names the data of a split: its own option, or that of training where this knows the split by itself.
+def parts_of(config: Config, split: Split, training: Sequence[Part]) -> Sequence[Part]:
+    """What the data of a split are made of: what its own option names, or `training` where this knows the split by itself.
 
     Errors: ValueError if neither does.
     """
-    from prolap.data.files.layouts import parse
-    from prolap.data.union import parse_sum
-
     own: str | None = getattr(config.data, split)
+    if split == "train":
+        return training
     if own is not None:
-        return own
-    terms = parse_sum(config.data.train)
-    if len(terms) > 1:
-        raise ValueError(f"data.{split}: name a data set, since data.train is a mixture of several")
-    if terms[0].text == "scenes" or parse(terms[0].text).own_splits:
-        return terms[0].text
+        return parse(own)
+    if len(training) > 1:
+        raise ValueError(f"data.{split}: name a data set, since data.train is a union of several")
+    if training[0].own_splits:
+        return training
     raise ValueError(
         f"data.{split}: name a manifest (.csv or .jsonl) or another data set; data.train has no such split"
     )
 
 
-def check_overlap(config: Config, data: AudioTextData) -> None:
-    """Look for sounds of the training data in dev and test, as far as there are any; nothing is decoded.
-
-    Errors: ValueError if there are any and `config.data.overlap` is `error`.
-    """
-    from prolap.data.files.layouts import parse
-    from prolap.data.files.manifest import ManifestData
-    from prolap.data.files.overlap import Sound, common, report
-    from prolap.data.union import Mixture, parse_sum
-
-    parts = data.parts if isinstance(data, Mixture) else [data]
-    training = [Sound(e.path, e.video) for part in parts if isinstance(part, ManifestData) for e in part.entries]
-    if not training or config.data.overlap == "ignore":
+def _check_overlap(config: Config, training: Sequence[Part], data: AudioTextData) -> None:
+    """Look for sounds of the training data in dev and test, as far as there are any; nothing is decoded."""
+    mode = config.data.overlap
+    opened = data.parts if isinstance(data, WeightedUnion) else [data]
+    sounds = [Sound(e.path, e.video) for part in opened if isinstance(part, RecordingData) for e in part.entries]
+    if mode == "ignore" or not sounds:
         return
     for split in SPLITS[1:]:
         try:
-            terms = parse_sum(spec_of(config, split))
-            places = [parse(term.text) for term in terms if term.text != "scenes"]
-            rows = [row for place in places for row in place.rows(split)]
+            rows = [row for part in parts_of(config, split, training) for row in part.rows(split)]
         except (ValueError, OSError, ImportError) as error:
             if getattr(config.data, split) is not None:  # else there simply is no such split
                 log.warning("data.%s cannot be read, so training was not compared with it: %s", split, error)
             continue
-        other = [Sound(row.source, row.video) for row in rows if row.source is not None and not row.error]
-        report(data.name, split, common(training, other, config.data.cache), config.data.overlap)
+        others = [Sound(row.source, row.video) for row in rows if row.source is not None and not row.error]
+        report(data.name, split, common(sounds, others, config.data.cache), mode)

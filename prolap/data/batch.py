@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,3 +58,17 @@ class Batch:
 
     def __len__(self) -> int:
         return self.index.numel()
+
+
+def padded(mels: Sequence[Tensor], least: int = 0) -> tuple[Tensor, Tensor]:
+    """Log-mels [frames, mels] as one [B, T, mels], zero behind their ends, and their frames [B]; T is at least `least`."""
+    frames = torch.tensor([len(mel) for mel in mels], dtype=torch.int64)
+    out = torch.nn.utils.rnn.pad_sequence(list(mels), batch_first=True) if mels else torch.zeros(0, 0, 0)
+    return torch.nn.functional.pad(out, (0, 0, 0, max(0, least - out.shape[1]))), frames
+
+
+def gathered(groups: Sequence[tuple[np.ndarray, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Groups of (rows of the batch, log-mels [b, frames, mels], valid frames [b]) as one batch, zero-padded to the longest."""
+    order = np.argsort(np.concatenate([rows for rows, _, _ in groups]))
+    mels = [mel for _, audio, _ in groups for mel in audio]
+    return padded([mels[k] for k in order])[0], torch.cat([frames for _, _, frames in groups])[order]

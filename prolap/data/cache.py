@@ -1,16 +1,27 @@
-"""Files that are made once and kept: written whole or not at all."""
+"""Files that are made once and kept, written whole or not at all; among them log-mels of whole sounds."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from prolap.config import DataConfig
+from prolap.data import audio, features
+from prolap.data.files.tar import Member
+
+log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Called as progress(what, done, total)."""
 
@@ -67,3 +78,58 @@ def reporter(progress: Progress | None) -> Iterator[Progress]:
             bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
 
         yield show
+
+
+def stamp(source: audio.Source) -> tuple[object, ...]:
+    """What changes when the sound does: absolute path, size, time of the last change; of a member, its place too."""
+    path = source.archive if isinstance(source, Member) else Path(source)
+    status = path.stat()
+    part = (source.offset, source.size) if isinstance(source, Member) else ()
+    return (str(path.resolve()), status.st_size, status.st_mtime_ns, *part)
+
+
+class LogMelCache:
+    """One file a sound, in a folder named after the recipe.
+
+    Kept as float16, half the disk of float32: off by at most 1/2048 of the value, so by 0.004 at 8 standard deviations and
+    by 0.03 dB at -64 dB. AudioCaps takes 176 kB a clip at 64 mels and 138 frames a second, so 9 GB in all. Files carry a
+    checksum; a damaged one is made again. Several processes may share a folder.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        recipe = (config.features, config.sample_rate, config.mels, config.window, config.hop)
+        name = key(version=features.VERSION, recipe=recipe)
+        self.folder = folder(config.cache) / f"logmels-{name}"
+        self.mels = config.mels
+
+    def path(self, source: audio.Source) -> Path:
+        """Where the log-mel of a sound is kept."""
+        name = key(sound=stamp(source))
+        return self.folder / name[:2] / f"{name}.npz"
+
+    def get(self, source: audio.Source, make: Callable[[], Tensor]) -> Tensor:
+        """The log-mel [frames, mels] float32 of the whole sound; `make` computes it if it is not there."""
+        path = self.path(source)
+        mel = self._load(path)
+        if mel is None:
+            mel = make().numpy().astype(np.float16)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic(path) as file:
+                np.savez(file, mel=mel)
+        # rounded whether it was just made or read, so that an interrupted run and its continuation see the same
+        return torch.from_numpy(mel.astype(np.float32))
+
+    def _load(self, path: Path) -> np.ndarray | None:
+        if not path.exists():
+            return None
+        try:
+            # numpy leaves a damaged file open if it opened it; reading all of a zip file checks its checksum
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                mel: np.ndarray = file["mel"]
+            if mel.ndim == 2 and len(mel) and mel.dtype == np.float16:
+                return mel
+            reason = "it holds something else"
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            reason = str(error)
+        log.warning("the cached log-mel %s is damaged (%s) and is made again", path, reason)
+        return None

@@ -1,12 +1,18 @@
-"""What every source of sounds and captions offers to the loader and to evaluation."""
+"""What every data set offers to the loader and to evaluation, and its sounds in order; processes may read ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
+
+Split = Literal["train", "dev", "test"]
+Sounds = tuple[range, Tensor, Tensor]
+"""Indices of clips, their log-mels [B, frames, mels] and valid frames [B]."""
 
 
 class Caption(NamedTuple):
@@ -65,3 +71,28 @@ class AudioTextData(Protocol):
     def node_text(self, node: int) -> str:
         """A canonical text of a semantic node."""
         ...
+
+
+def in_order(data: AudioTextData, size: int, workers: int = 0) -> Iterator[Sounds]:
+    """`size` clips at a time, as `features_batch` gives them.
+
+    Nothing depends on `workers`, the number of processes that read.
+    """
+    batches = _Batches(data, size)
+    if not workers:
+        return map(batches.__getitem__, range(len(batches)))
+    generator = torch.Generator()  # else a number would be taken from the global one
+    return iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=workers, generator=generator))
+
+
+class _Batches(torch.utils.data.Dataset[Sounds]):
+    def __init__(self, data: AudioTextData, size: int) -> None:
+        self.data, self.size = data, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.data) / self.size)
+
+    def __getitem__(self, number: int) -> Sounds:
+        first = number * self.size
+        indices = range(first, min(first + self.size, len(self.data)))
+        return indices, *self.data.features_batch(indices)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prolap.config import Config
-from prolap.data.batch import LEVELS, Batch
+from prolap.data.batch import LEVELS, Batch, gathered
 from prolap.data.dataset import AudioTextData, Caption
 from prolap.data.mixing import Mixer, mixes
 from prolap.utils.seeding import numpy_generator, torch_generator
@@ -109,16 +109,11 @@ class Loader:
         different = np.unique(epochs)
         if len(different) == 1:
             return self.data.features_batch(indices, int(different[0]))
-        where = [np.flatnonzero(epochs == epoch) for epoch in different]
-        parts = [
-            self.data.features_batch(indices[rows], int(epoch)) for rows, epoch in zip(where, different, strict=True)
-        ]
-        longest, mels = max(audio.shape[1] for audio, _ in parts), parts[0][0].shape[2]
-        out, valid = torch.zeros(len(indices), longest, mels), torch.zeros(len(indices), dtype=torch.int64)
-        for rows, (audio, frames) in zip(where, parts, strict=True):
-            out[rows, : audio.shape[1]] = audio
-            valid[rows] = frames
-        return out, valid
+        groups = []
+        for epoch in different:
+            rows = np.flatnonzero(epochs == epoch)
+            groups.append((rows, *self.data.features_batch(indices[rows], int(epoch))))
+        return gathered(groups)
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Micro-batches `start_step`, `start_step` + 1, ... without end."""

@@ -1,8 +1,10 @@
-"""Several data sets as one, each drawn from by weight."""
+"""The weighted union: several data sets as one, each drawn from by weight; and how a text names it."""
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,42 +12,48 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prolap.data import cache
+from prolap.data.batch import gathered
 from prolap.data.dataset import AudioTextData, Caption
 from prolap.data.features import Features
 from prolap.data.files.entries import Report
+from prolap.data.files.layouts import LAYOUTS, Part
+from prolap.data.files.layouts.manifest import Manifest
 from prolap.utils.seeding import numpy_generator
 
 _WEIGHTED = re.compile(r"(?P<text>.*\S)\s+\*\s*(?P<weight>\S+)")
 
 
-class Weighted(NamedTuple):
-    """A term of `A * 2 + B`."""
+def parse(text: str) -> list[Part]:
+    """The data sets that a text such as `audiocaps:FOLDER * 2 + rest.csv` names.
 
-    text: str
-    weight: float
-
-
-def parse_sum(text: str) -> list[Weighted]:
-    """`A * 2 + B` as its terms; one data set alone has weight 1. The signs need spaces around them, as paths may hold them.
-
-    Errors: ValueError for an empty term or a weight that is not a number above 0.
+    A data set is LAYOUT:PATH, LAYOUT/SUBSET:PATH for other rows than the split's own, or the path of a manifest; the signs of a
+    sum need spaces around them, as paths may hold them.
+    Errors: ValueError for an unknown layout, an empty term, or a weight that is not a number above 0.
     """
-    terms = []
-    for part in re.split(r"\s\+\s", text):
-        match = _WEIGHTED.fullmatch(part.strip())
-        name, weight = (match["text"], match["weight"]) if match else (part.strip(), "1")
-        try:
-            value = float(weight)
-        except ValueError:
-            value = 0.0
-        if not name or not 0 < value < float("inf"):
-            raise ValueError(f"data: got {part.strip()!r} in {text!r}, want a data set, or one * a number above 0")
-        terms.append(Weighted(name, value))
-    return terms
+    return [_part(term.strip(), text) for term in re.split(r"\s\+\s", text)]
+
+
+def _part(term: str, whole: str) -> Part:
+    match = _WEIGHTED.fullmatch(term)
+    name, weight = (match["text"], match["weight"]) if match else (term, "1")
+    try:
+        number = float(weight)
+    except ValueError:
+        number = 0.0
+    if not name or not 0 < number < float("inf"):
+        raise ValueError(f"data: got {term!r} in {whole!r}, want a data set, or one * a number above 0")
+    head, colon, path = name.partition(":")
+    layout, _, subset = head.partition("/")
+    if layout in LAYOUTS and bool(path) == LAYOUTS[layout].takes_path:
+        return Part(LAYOUTS[layout], path, subset, number)
+    if (colon and re.fullmatch(r"\w{2,}", layout)) or head in LAYOUTS:
+        close = difflib.get_close_matches(layout, LAYOUTS, n=1)
+        meant = f"; did you mean {LAYOUTS[close[0]].form}?" if close else ""
+        raise ValueError(f"data: got {name!r}, want {', '.join(each.form for each in LAYOUTS.values())}{meant}")
+    return Part(LAYOUTS[Manifest.name], name, weight=number)
 
 
 class Reports(NamedTuple):
@@ -59,7 +67,7 @@ class Reports(NamedTuple):
             file.write(json.dumps([asdict(part) for part in self.parts], indent=2, ensure_ascii=False).encode())
 
 
-class Mixture:
+class WeightedUnion:
     """The clips of the parts one after the other; `order` says how often each is heard in training.
 
     A clip of a part with weight 2 is drawn twice as often as one of a part with weight 1, whatever the sizes: a part's
@@ -106,7 +114,7 @@ class Mixture:
     def _stream(self, seed: int, k: int, first: int, count: int) -> np.ndarray:
         """Draws first ... first + count - 1 of part k."""
         size = len(self.parts[k])
-        start, stop = first // size, -(-(first + count) // size)
+        start, stop = first // size, math.ceil((first + count) / size)
         passes = [numpy_generator(seed, "mixture", k, number).permutation(size) for number in range(start, stop)]
         return self.starts[k] + np.concatenate(passes)[first - start * size :][:count]
 
@@ -122,18 +130,13 @@ class Mixture:
 
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """In the order asked for, zero-padded to the longest that any part gives."""
-        where = np.searchsorted(self.starts, np.asarray(indices), side="right") - 1
-        found = {}
-        for k in np.unique(where).tolist():
-            rows = np.flatnonzero(where == k)
-            found[k] = rows, *self.parts[k].features_batch(np.asarray(indices)[rows] - self.starts[k], epoch)
-        longest = max((audio.shape[1] for _, audio, _ in found.values()), default=0)
-        mels = next((audio.shape[2] for _, audio, _ in found.values()), 0)
-        out, valid = torch.zeros(len(where), longest, mels), torch.zeros(len(where), dtype=torch.int64)
-        for rows, audio, frames in found.values():
-            out[rows, : audio.shape[1]] = audio
-            valid[rows] = frames
-        return out, valid
+        indices = np.asarray(indices)
+        owners = np.searchsorted(self.starts, indices, side="right") - 1
+        groups = []
+        for k in np.unique(owners):
+            rows = np.flatnonzero(owners == k)
+            groups.append((rows, *self.parts[k].features_batch(indices[rows] - self.starts[k], epoch)))
+        return gathered(groups)
 
     @property
     def log_mel(self) -> Features:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import MaskConfig
+from prolap.data.dataset import in_order
 from prolap.data.masking import recursive_masks
-from prolap.data.reading import in_order
 from prolap.models.model import evaluating
 from prolap.utils.progress import watched
 from prolap.utils.seeding import numpy_generator, torch_generator

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from prolap.data import audio, cache
-from prolap.data.files.logmel_cache import stamp
 from prolap.data.files.tar import Member
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,7 @@ class Digests:
         return self._get("whole", source)
 
     def _get(self, kind: str, source: audio.Source) -> str:
-        name = cache.key(kind=kind, sound=stamp(source))
+        name = cache.key(kind=kind, sound=cache.stamp(source))
         if name not in self._known:
             with source.open() if isinstance(source, Member) else Path(source).open("rb") as file:
                 self._known[name] = _hash(file, whole=kind == "whole", size=_size(source) or 0)

@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from prolap.data.dataset import Split
 from prolap.data.scenes.sources import BY_KEY, DOMAINS, FAMILIES, SOURCES, domain
 from prolap.utils.seeding import numpy_generator
 
 VERSION = 2  # of the plans and their meanings; part of every cached file's name
 Relation = Literal["alone", "while", "then", "joined"]
-Split = Literal["train", "dev", "test"]
 TOGETHER: tuple[Relation, ...] = ("while", "then", "joined")
 
 SETS = {1: len(SOURCES), 2: 1100, 3: 800}  # source sets by their size

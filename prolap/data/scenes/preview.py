@@ -6,10 +6,11 @@ from pathlib import Path
 
 from prolap.config import DataConfig
 from prolap.data import cache
+from prolap.data.dataset import Split
 from prolap.data.scenes import captions as scene_captions
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
-from prolap.data.scenes.plan import Split, Universe
+from prolap.data.scenes.plan import Universe
 from prolap.data.scenes.soundfont import load_bank
 from prolap.utils.seeding import numpy_generator
 

@@ -13,12 +13,12 @@ from prolap.config import AugmentConfig, Config, DataConfig
 from prolap.config.options import ConfigError
 from prolap.data import audio
 from prolap.data.augment import Augment
-from prolap.data.files.logmel_cache import LogMelCache
-from prolap.data.files.manifest import ManifestData
+from prolap.data.cache import LogMelCache
 from prolap.data.loader import Loader
-from prolap.data.scenes.dataset import SceneData
+from prolap.data.scenes.clips import SceneData
 from prolap.models.tokenizers import WordVocabulary
 from tests.prolap.data.files.test_layouts import QUIET, RATE, write
+from tests.prolap.data.files.test_recordings import opened
 
 ALL = AugmentConfig(gain_db=6.0, noise_db=20.0, shift=0.3, time_masks=2, time_width=6, band_masks=1, band_width=8)
 
@@ -100,8 +100,8 @@ def test_draws_depend_on_seed_epoch_and_clip_alone() -> None:
 
 def test_only_training_is_augmented(manifest: str) -> None:
     config = DataConfig(seconds=0.4, augment=ALL)
-    plain = ManifestData(manifest, replace(config, augment=AugmentConfig()), **QUIET)
-    train, dev = (ManifestData(manifest, config, split=split, **QUIET) for split in ("train", "dev"))
+    plain = opened(manifest, replace(config, augment=AugmentConfig()))
+    train, dev = (opened(manifest, config, split) for split in ("train", "dev"))
     assert torch.equal(train.features(3), plain.features(3))
     assert torch.equal(dev.features_batch([3], 1)[0], plain.features_batch([3])[0])
     assert not torch.equal(train.features_batch([3], 1)[0], plain.features_batch([3], 1)[0])
@@ -114,7 +114,7 @@ def test_workers_change_nothing(manifest: str, tmp_path: Path, kept: bool) -> No
     batches = []
     for workers in (0, 1):
         config = Config(batch_size=3, workers=workers, data=data)
-        source = ManifestData(manifest, data, **QUIET)
+        source = opened(manifest, data)
         loader = Loader(source, WordVocabulary.build(["sound"]), config)
         stream = loader.batches()
         batches.append([next(stream) for _ in range(3)])
@@ -128,7 +128,7 @@ def test_workers_change_nothing(manifest: str, tmp_path: Path, kept: bool) -> No
 
 def test_evaluation_hears_a_window_of_its_own(manifest: str) -> None:
     config = DataConfig(seconds=0.4, eval_seconds=1.0)
-    data = ManifestData(manifest, config, split="test", **QUIET)
+    data = opened(manifest, config, "test")
     whole = audio.read(Path(manifest).parent / "5.wav", RATE)
     assert torch.equal(data.waveform(5), whole[:16_000])
     assert [data.frames(i) for i in range(6)] == [25, 35, 45, 50, 50, 50] == [len(data.features(i)) for i in range(6)]
@@ -136,17 +136,17 @@ def test_evaluation_hears_a_window_of_its_own(manifest: str) -> None:
     assert mels.shape[1] == 45  # the longest of the batch
     assert frames.tolist() == [25, 45]
     assert torch.equal(mels[0, :25], data.features(0))
-    train = ManifestData(manifest, config, **QUIET)
+    train = opened(manifest, config)
     assert train.features_batch([0, 1], 0)[0].shape[1] == 20
     assert torch.equal(train.features(5), data.features(5))
     short = replace(config, seconds=5.0)  # training pads to its own length, evaluation does not
-    assert ManifestData(manifest, short, **QUIET).features_batch([0], 0)[0].shape[1] == 250
+    assert opened(manifest, short).features_batch([0], 0)[0].shape[1] == 250
 
 
 def test_kept_log_mels_are_the_log_mels(manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DataConfig(seconds=0.4, eval_seconds=5.0, cache_features=True, cache=str(tmp_path / "cache"))
-    plain = ManifestData(manifest, replace(config, cache_features=False), **QUIET)
-    kept = ManifestData(manifest, config, **QUIET)
+    plain = opened(manifest, replace(config, cache_features=False))
+    kept = opened(manifest, config)
     for i in range(6):
         error = (kept.features(i) - plain.features(i)).abs()
         assert (error <= plain.features(i).abs() * 2**-11 + 2**-24).all()  # float16
@@ -164,7 +164,7 @@ def test_damaged_and_outdated_log_mels_are_made_again(
     manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = DataConfig(cache_features=True, cache=str(tmp_path / "cache"))
-    data, folder = ManifestData(manifest, config, **QUIET), Path(manifest).parent
+    data, folder = opened(manifest, config), Path(manifest).parent
     wanted = data.features(2)
     path = LogMelCache(config).path(folder / "2.wav")
     content = bytearray(path.read_bytes())
@@ -188,7 +188,7 @@ def test_damaged_and_outdated_log_mels_are_made_again(
 def test_kept_log_mels_refuse_augmented_waveforms(manifest: str) -> None:
     config = DataConfig(cache_features=True, augment=AugmentConfig(shift=0.1))
     with pytest.raises(ConfigError, match=r"data\.cache_features: got true, want false"):
-        ManifestData(manifest, config, **QUIET)
+        opened(manifest, config)
 
 
 def test_scenes_are_augmented_as_log_mels_alone(scene_cache: str) -> None:

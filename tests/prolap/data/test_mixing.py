@@ -18,10 +18,10 @@ from prolap.config.loading import load_config
 from prolap.config.options import ConfigError
 from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch, Mixtures
-from prolap.data.files.manifest import ManifestData
+from prolap.data.files.recordings import RecordingData
 from prolap.data.loader import Loader
 from prolap.data.mixing import WORDS, draw, join_captions, mix_waveforms, mixes
-from prolap.data.union import Mixture
+from prolap.data.union import WeightedUnion
 from prolap.utils.seeding import numpy_generator
 from tests.prolap.data.test_loader import texts, tokens
 from tests.prolap.tiny import tiny_config
@@ -33,9 +33,9 @@ def config(data: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def clips(config: Config) -> ManifestData:
+def clips(config: Config) -> RecordingData:
     found = open_data(config, "train", progress=lambda *_: None)
-    assert isinstance(found, ManifestData)
+    assert isinstance(found, RecordingData)
     return found
 
 
@@ -61,7 +61,7 @@ def words_of(mixtures: Mixtures) -> list[str]:
     return ["".join(chr(letter) for letter in row if letter) for row in mixtures.tokens.tolist()]
 
 
-def test_a_mixture_is_the_weighted_sum_of_two_waveforms(clips: ManifestData, config: Config) -> None:
+def test_a_mixture_is_the_weighted_sum_of_two_waveforms(clips: RecordingData, config: Config) -> None:
     for step, batch in enumerate(take(Loader(clips, tokens, config), 0, 4)):
         mixtures, epoch = mixed(batch), step // 3
         assert mixtures.audio.shape == (3, 2, *batch.audio.shape[1:])
@@ -77,7 +77,7 @@ def test_a_mixture_is_the_weighted_sum_of_two_waveforms(clips: ManifestData, con
                 torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_levels_go_from_the_purest_to_the_most_even(clips: ManifestData, config: Config) -> None:
+def test_levels_go_from_the_purest_to_the_most_even(clips: RecordingData, config: Config) -> None:
     closeness = []
     for batch in take(Loader(clips, tokens, config), 0, 6):
         mixtures = mixed(batch)
@@ -87,7 +87,7 @@ def test_levels_go_from_the_purest_to_the_most_even(clips: ManifestData, config:
     assert (torch.cat(closeness, dim=1).diff(dim=0) > 0).all()  # ever farther from the clip itself
 
 
-def test_captions_are_joined(clips: ManifestData, config: Config) -> None:
+def test_captions_are_joined(clips: RecordingData, config: Config) -> None:
     seen = set()
     for batch in take(Loader(clips, tokens, config), 0, 9):
         mixtures, captions = mixed(batch), texts(batch)
@@ -121,7 +121,7 @@ def test_waveforms_of_different_length() -> None:
     assert torch.equal(mix_waveforms(long, short, 1.0), long)
 
 
-def test_workers_and_the_place_of_starting_do_not_change_the_stream(clips: ManifestData, config: Config) -> None:
+def test_workers_and_the_place_of_starting_do_not_change_the_stream(clips: RecordingData, config: Config) -> None:
     here = take(Loader(clips, tokens, config), 0, 5)
     there = take(Loader(clips, tokens, replace(config, workers=2)), 2, 3)
     assert all(same(one, two) for one, two in zip(here[2:], there, strict=True))
@@ -151,7 +151,7 @@ def test_who_is_mixed(config: Config) -> None:
         draw([5, 5, 5], MixConfig(share=0.5), numpy_generator(0))
 
 
-def test_mixtures_hear_what_their_rows_hear(clips: ManifestData, config: Config) -> None:
+def test_mixtures_hear_what_their_rows_hear(clips: RecordingData, config: Config) -> None:
     louder = replace(config, data=replace(config.data, augment=AugmentConfig(gain_db=12.0)))
     found = open_data(louder, "train", progress=lambda *_: None)
     batch = Loader(found, tokens, replace(louder, mix=replace(louder.mix, alpha=(1.0, 1.0)))).batch(1)
@@ -160,24 +160,24 @@ def test_mixtures_hear_what_their_rows_hear(clips: ManifestData, config: Config)
 
 
 def test_scenes_and_weighted_mixtures_can_be_mixed(
-    clips: ManifestData, config: Config, scene_cache: str, data: Path
+    clips: RecordingData, config: Config, scene_cache: str, data: Path
 ) -> None:
     options = replace(config.data, train="scenes", clips=6, cache=scene_cache)
     scenes = open_data(replace(config, data=options), "train", progress=lambda *_: None)
-    for both in (scenes, Mixture([scenes, clips], [1.0, 2.0])):
+    for both in (scenes, WeightedUnion([scenes, clips], [1.0, 2.0])):
         batch = Loader(both, tokens, replace(config, data=options)).batch(0)
         assert mixed(batch).audio.isfinite().all()
         assert (mixed(batch).frames > 0).all()
 
 
-def test_runs_that_look_at_no_mixtures_make_none(clips: ManifestData, config: Config) -> None:
+def test_runs_that_look_at_no_mixtures_make_none(clips: RecordingData, config: Config) -> None:
     for changed in (replace(config, loss=LossConfig()), replace(config, mix=MixConfig(share=0))):
         assert not mixes(changed)
         assert Loader(clips, tokens, changed).batch(0).mixtures is None
     assert mixes(replace(config, loss=LossConfig(cross_inclusion=InclusionTerm(weight=1e-7))))
 
 
-def test_a_batch_moves_with_its_mixtures(clips: ManifestData, config: Config) -> None:
+def test_a_batch_moves_with_its_mixtures(clips: RecordingData, config: Config) -> None:
     batch = Loader(clips, tokens, config).batch(0)
     assert all(part.device.type == "meta" for part in parts(batch.to("meta")))
     assert replace(batch, mixtures=None).to("meta").mixtures is None
@@ -202,7 +202,7 @@ def test_a_batch_moves_with_its_mixtures(clips: ManifestData, config: Config) ->
     ],
 )
 def test_what_does_not_go_with_mixtures(
-    clips: ManifestData, config: Config, change: Callable[[Config], Config], message: str
+    clips: RecordingData, config: Config, change: Callable[[Config], Config], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Loader(clips, tokens, change(config))
@@ -225,9 +225,9 @@ class Silent:
         return getattr(self.data, name)
 
 
-def test_a_data_set_without_waveforms_is_refused(clips: ManifestData, config: Config) -> None:
+def test_a_data_set_without_waveforms_is_refused(clips: RecordingData, config: Config) -> None:
     silent = Silent(clips)
-    for found in (silent, Mixture([clips, silent], [1.0, 1.0])):
+    for found in (silent, WeightedUnion([clips, silent], [1.0, 1.0])):
         with pytest.raises(ConfigError, match=r"mix.share: got 0.5, want 0, since silent has no waveforms"):
             Loader(found, tokens, config)
 

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from prolap.data.files.entries import Row
-from prolap.data.files.layouts.fields import existing_folder, video_id, video_of_name
+from prolap.data.files.layouts.base import Layout, existing_folder, register, video_id, video_of_name
 
 SPLITS: dict[str, dict[str, str]] = {
     "AudioCaps": {"train": "train", "dev": "val", "test": "test"},
@@ -20,23 +20,35 @@ SPLITS: dict[str, dict[str, str]] = {
 """Class of aac_datasets -> our splits -> its subsets; any other subset is asked for as `aac/SUBSET:NAME:FOLDER`."""
 
 
-def rows(where: str, split: str) -> Iterator[Row]:
-    """One row a clip of aac_datasets' NAME in its `root` FOLDER; where is `NAME:FOLDER`. Nothing is downloaded.
+@register
+class AacDatasets(Layout):
+    name, form = "aac", "aac:NAME:FOLDER"
 
-    Errors: ValueError for an unknown NAME or subset, or data that the package does not find; ModuleNotFoundError without
-    the package.
-    """
-    name, root = _parts(where)
-    known = SPLITS[name]
-    if split in ("train", "dev", "test") and split not in known:
-        raise ValueError(f"aac: {name} has no {split} split; ask for one of its subsets, as in aac/SUBSET:{where}")
-    folder = existing_folder(root, "aac")
-    package = _package()
-    try:
-        found = getattr(package, name)(root=str(folder), subset=known.get(split, split), download=False, verbose=0)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"aac: {name} cannot be read from {folder} ({' '.join(str(error).split())})") from error
-    yield from _rows(found)
+    def rows(self, path: str, split: str) -> Iterator[Row]:
+        """One row a clip of aac_datasets' NAME in its `root` FOLDER; path is `NAME:FOLDER`. Nothing is downloaded.
+
+        Errors: ValueError for an unknown NAME or subset, or data that the package does not find; ModuleNotFoundError without
+        the package.
+        """
+        name, root = _parts(path)
+        known = SPLITS[name]
+        if split in ("train", "dev", "test") and split not in known:
+            raise ValueError(f"aac: {name} has no {split} split; ask for one of its subsets, as in aac/SUBSET:{path}")
+        folder = existing_folder(root, "aac")
+        package = _package()
+        try:
+            clips = getattr(package, name)(root=str(folder), subset=known.get(split, split), download=False, verbose=0)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ValueError(f"aac: {name} cannot be read from {folder} ({' '.join(str(error).split())})") from error
+        yield from _rows(clips)
+
+    def own_splits(self, path: str) -> bool:
+        """Whether the data set has splits of its own."""
+        return "dev" in SPLITS[_parts(path)[0]]
+
+    def title(self, path: str, split: str) -> str:
+        """With the name of the data set instead of its folder's."""
+        return f"{self.name}:{path.partition(':')[0]}/{split}"
 
 
 def _package() -> ModuleType:
@@ -61,25 +73,20 @@ def _package() -> ModuleType:
             del torchaudio.AudioMetaData
 
 
-def _rows(found: Any) -> Iterator[Row]:
+def _rows(clips: Any) -> Iterator[Row]:
     """The columns alone: asking for `audio` would decode."""
-    paths, captions = found[:, "fpath"], found[:, "captions"]
+    paths, captions = clips[:, "fpath"], clips[:, "captions"]
     videos = [""] * len(paths)
-    if {"youtube_id", "start_time"} <= set(found.column_names):
-        videos = [video_id(*each) for each in zip(found[:, "youtube_id"], found[:, "start_time"], strict=True)]
+    if {"youtube_id", "start_time"} <= set(clips.column_names):
+        videos = [video_id(*each) for each in zip(clips[:, "youtube_id"], clips[:, "start_time"], strict=True)]
     for path, texts, video in zip(map(Path, paths), captions, videos, strict=True):
         texts = [texts] if isinstance(texts, str) else list(texts)
         yield Row(path.name, path if path.is_file() else None, texts, video=video or video_of_name(path.stem))
 
 
-def _parts(where: str) -> tuple[str, str]:
-    name, _, root = where.partition(":")
+def _parts(path: str) -> tuple[str, str]:
+    name, _, root = path.partition(":")
     names = {known.lower(): known for known in SPLITS}
     if name.lower() not in names or not root:
-        raise ValueError(f"aac: got {where!r}, want NAME:FOLDER with NAME one of {', '.join(SPLITS)}")
+        raise ValueError(f"aac: got {path!r}, want NAME:FOLDER with NAME one of {', '.join(SPLITS)}")
     return names[name.lower()], root
-
-
-def own_splits(where: str) -> bool:
-    """Whether the data set has splits of its own."""
-    return "dev" in SPLITS[_parts(where)[0]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prolap.data.files.entries import Row
-from prolap.data.files.layouts.fields import existing_folder, read_table, sounds_in, video_id
+from prolap.data.files.layouts.base import Layout, existing_folder, read_table, register, sounds_in, video_id
 
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
 COLUMNS = ("youtube_id", "start_time", "caption")  # and audiocap_id, which nothing here needs
@@ -27,43 +27,50 @@ def file_names(youtube_id: str, start: str) -> list[str]:
     return [*dict.fromkeys(names), f"Y{youtube_id}", youtube_id]
 
 
-def rows(where: str, split: str) -> Iterator[Row]:
-    """One row for each (video, start); several lines about it are its captions (five in val and test).
+@register
+class AudioCaps(Layout):
+    name, form = "audiocaps", "audiocaps:FOLDER"
 
-    The table is `<split>.csv` in the folder or in its `dataset`; sounds lie in `<split>`, `audio/<split>`,
-    `<split>/audio`, `audio`, or beside the table, named as `file_names` says. A clip without a file has no source.
-    Errors: FileNotFoundError if folder or table are missing; ValueError if columns are.
-    """
-    folder = existing_folder(where, "audiocaps")
-    name = SPLITS.get(split, split)
-    table = next((path for part in _TABLES if (path := folder / part / f"{name}.csv").is_file()), None)
-    if table is None:
-        raise FileNotFoundError(f"audiocaps: no {name}.csv in {folder}")
-    places = [folder / name, folder / "audio" / name, folder / name / "audio", folder / "audio", table.parent, folder]
-    sounds = sounds_in([*places, *sorted(folder.glob(f"audio_*Hz/{name}"))])
-    captions: dict[tuple[str, str], list[object]] = {}
-    starts: dict[str, set[str]] = {}
-    for line in read_table(table, COLUMNS):
-        key = (line["youtube_id"] or "").strip(), (line["start_time"] or "").strip()
-        captions.setdefault(key, []).append(line["caption"])
-        starts.setdefault(key[0], set()).add(key[1])
-    for (youtube_id, start), texts in captions.items():
-        yield _row(youtube_id, start, texts, sounds, len(starts[youtube_id]) == 1)
+    def rows(self, path: str, split: str) -> Iterator[Row]:
+        """One row for each (video, start); several lines about it are its captions (five in val and test).
+
+        The table is `<split>.csv` in the folder or in its `dataset`; sounds lie in `<split>`, `audio/<split>`,
+        `<split>/audio`, `audio`, or beside the table, named as `file_names` says. A clip without a file has no source.
+        Errors: FileNotFoundError if folder or table are missing; ValueError if columns are.
+        """
+        folder = existing_folder(path, "audiocaps")
+        name = SPLITS.get(split, split)
+        tables = [folder / part / f"{name}.csv" for part in _TABLES]
+        table = next((file for file in tables if file.is_file()), None)
+        if table is None:
+            raise FileNotFoundError(f"audiocaps: no {name}.csv in {folder}")
+        folders = [
+            folder / name,
+            folder / "audio" / name,
+            folder / name / "audio",
+            folder / "audio",
+            table.parent,
+            folder,
+        ]
+        sounds = sounds_in([*folders, *sorted(folder.glob(f"audio_*Hz/{name}"))])
+        captions: dict[tuple[str, str], list[object]] = {}
+        starts: dict[str, set[str]] = {}
+        for line in read_table(table, COLUMNS):
+            key = (line["youtube_id"] or "").strip(), (line["start_time"] or "").strip()
+            captions.setdefault(key, []).append(line["caption"])
+            starts.setdefault(key[0], set()).add(key[1])
+        for (youtube_id, start), texts in captions.items():
+            yield _row(youtube_id, start, texts, sounds, len(starts[youtube_id]) == 1)
 
 
 def _row(youtube_id: str, start: str, texts: list[object], sounds: dict[str, Path], only: bool) -> Row:
     names = file_names(youtube_id, start)
-    found = next((name for name in names if name in sounds), None)
+    stem = next((name for name in names if name in sounds), None)
     error = "" if youtube_id else "no youtube_id"
-    if found in (youtube_id, f"Y{youtube_id}") and not only:
-        error = f"{found} does not say which of the starts in the table it is; want {names[0]}"
+    if stem in (youtube_id, f"Y{youtube_id}") and not only:
+        error = f"{stem} does not say which of the starts in the table it is; want {names[0]}"
     try:
         video = video_id(youtube_id, float(start))
     except ValueError:
         video = youtube_id
-    return Row(f"{youtube_id}_{start}", sounds[found] if found else None, texts, video=video, error=error)
-
-
-def own_splits(where: str) -> bool:
-    """True: train, val and test lie in one folder."""
-    return True
+    return Row(f"{youtube_id}_{start}", sounds[stem] if stem else None, texts, video=video, error=error)

@@ -8,30 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from prolap.data.files.entries import Row
-from prolap.data.files.layouts.fields import fields_of, json_object, video_of_fields, video_of_name
+from prolap.data.files.layouts.base import Layout, fields_of, json_object, register, video_of_fields, video_of_name
 
 
-def rows(where: str, split: str = "train") -> Iterator[Row]:
-    """One row a line; the same whatever the split.
+@register
+class Manifest(Layout):
+    name, form = "manifest", "FILE.csv or FILE.jsonl"
 
-    CSV: columns `audio`, one or more of `caption`, `caption_1`, ..., optional `chain` (four texts, general to
-    specific, separated by |). JSONL: keys `audio`, `caption` or a list `captions`, optional list `chain`.
-    `audio` is absolute or relative to the manifest. `youtube_id` and `start_time`, if there, serve the overlap check.
-    Errors: FileNotFoundError, or ValueError if the suffix or columns are wrong or the text is not UTF-8.
-    """
-    path = Path(where).expanduser()
-    if path.suffix.lower() not in (".csv", ".jsonl"):
-        raise ValueError(f"a manifest must end in .csv or .jsonl, got {path}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no manifest at {path}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".csv":
-                yield from _csv_rows(path, csv.DictReader(file))
-            else:
-                yield from (_json_row(path, line) for line in file if line.strip())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a {path.suffix} file in UTF-8 ({error})") from error
+    def rows(self, path: str, split: str) -> Iterator[Row]:
+        """One row a line; the same whatever the split.
+
+        CSV: columns `audio`, one or more of `caption`, `caption_1`, ..., optional `chain` (four texts, general to
+        specific, separated by |). JSONL: keys `audio`, `caption` or a list `captions`, optional list `chain`.
+        `audio` is absolute or relative to the manifest. `youtube_id` and `start_time`, if there, serve the overlap check.
+        Errors: FileNotFoundError, or ValueError if the suffix or columns are wrong or the text is not UTF-8.
+        """
+        manifest = Path(path).expanduser()
+        if manifest.suffix.lower() not in (".csv", ".jsonl"):
+            raise ValueError(f"a manifest must end in .csv or .jsonl, got {manifest}")
+        if not manifest.is_file():
+            raise FileNotFoundError(f"no manifest at {manifest}")
+        try:
+            with manifest.open(encoding="utf-8-sig", newline="") as file:
+                if manifest.suffix.lower() == ".csv":
+                    yield from _csv_rows(manifest, csv.DictReader(file))
+                else:
+                    yield from (_json_row(manifest, line) for line in file if line.strip())
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{manifest} is not a {manifest.suffix} file in UTF-8 ({error})") from error
+
+    def own_splits(self, path: str) -> bool:
+        """False: a manifest is one split."""
+        return False
+
+    def title(self, path: str, split: str) -> str:
+        """The file's name."""
+        return Path(path).name
+
+    def source(self, path: str, split: str) -> str:
+        """The file's path."""
+        return str(Path(path).expanduser())
 
 
 def _csv_rows(path: Path, reader: csv.DictReader[str]) -> Iterator[Row]:
@@ -60,8 +76,3 @@ def _row(path: Path, audio: str, fields: dict[str, Any]) -> Row:
     sound = path.parent / Path(audio.strip()).expanduser()
     fields["video"] = fields["video"] or video_of_name(sound.stem)
     return Row(audio, sound, **fields)
-
-
-def own_splits(where: str) -> bool:
-    """False: a manifest is one split."""
-    return False

@@ -13,22 +13,22 @@ from pathlib import Path
 
 from prolap.data.audio import SUFFIXES
 from prolap.data.files.entries import Row
-from prolap.data.files.layouts.fields import fields_of, json_object, names_of, video_of_name
+from prolap.data.files.layouts.base import Layout, fields_of, json_object, names_of, register, video_of_name
 from prolap.data.files.tar import Member, members
 
 SPLIT = "{split}"
 
 
-def shards(where: str, split: str) -> list[Path]:
+def shards(path: str, split: str) -> list[Path]:
     """The files that a pattern names: braces as in a shell, `*` and `?`, and `{split}` for the usual names of a split.
 
     Errors: FileNotFoundError if there are none, or one that the braces name is missing.
     """
-    names = names_of(split) if SPLIT in where else ("",)
+    names = names_of(split) if SPLIT in path else ("",)
     for name in names:
-        if found := _expanded(str(Path(where.replace(SPLIT, name)).expanduser())):
-            return found
-    raise FileNotFoundError(f"wds: no shards at {where}" + (f" for the split {split}" if SPLIT in where else ""))
+        if files := _expanded(str(Path(path.replace(SPLIT, name)).expanduser())):
+            return files
+    raise FileNotFoundError(f"wds: no shards at {path}" + (f" for the split {split}" if SPLIT in path else ""))
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -39,25 +39,33 @@ def _expanded(pattern: str) -> list[Path]:
         except ImportError as error:
             raise ModuleNotFoundError("braces in a wds: pattern need `pip install prolap[webdataset]`") from error
         texts = list(braceexpand.braceexpand(pattern))
-    found = [[Path(path) for path in sorted(glob.glob(text))] for text in texts]
-    if any(found) and not all(found):
-        raise FileNotFoundError(f"wds: no shard at {texts[found.index([])]}")
-    return [path for some in found for path in some]
+    files = [[Path(path) for path in sorted(glob.glob(text))] for text in texts]
+    if any(files) and not all(files):
+        raise FileNotFoundError(f"wds: no shard at {texts[files.index([])]}")
+    return [path for paths in files for path in paths]
 
 
-def rows(where: str, split: str) -> Iterator[Row]:
-    """One row for each sound in the shards, in their order; captions from its .json (as in a JSONL manifest) or .txt.
+@register
+class WebDataset(Layout):
+    name, form = "wds", "wds:PATTERN"
 
-    Errors: FileNotFoundError for shards that are not there; ValueError for compressed or damaged ones.
-    """
-    for shard in shards(where, split):
-        clips: dict[str, dict[str, Member]] = {}
-        for member in members(shard):
-            folder, slash, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            clips.setdefault(folder + slash + stem, {})[f".{suffix.lower()}"] = member
-        for key, parts in clips.items():
-            yield _row(f"{shard.name}/{key}", key, parts)
+    def rows(self, path: str, split: str) -> Iterator[Row]:
+        """One row for each sound in the shards, in their order; captions from its .json (as in a JSONL manifest) or .txt.
+
+        Errors: FileNotFoundError for shards that are not there; ValueError for compressed or damaged ones.
+        """
+        for shard in shards(path, split):
+            clips: dict[str, dict[str, Member]] = {}
+            for member in members(shard):
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                clips.setdefault(folder + slash + stem, {})[f".{suffix.lower()}"] = member
+            for key, parts in clips.items():
+                yield _row(f"{shard.name}/{key}", key, parts)
+
+    def own_splits(self, path: str) -> bool:
+        """Whether the pattern has a place for the split."""
+        return SPLIT in path
 
 
 def _row(name: str, key: str, parts: dict[str, Member]) -> Row:
@@ -67,8 +75,8 @@ def _row(name: str, key: str, parts: dict[str, Member]) -> Row:
     video = video_of_name(key.rpartition("/")[2])
     if ".json" in parts:
         with parts[".json"].open() as file:
-            found, error = json_object(file.read())
-        fields = fields_of(found)
+            row, error = json_object(file.read())
+        fields = fields_of(row)
         if fields["captions"] or fields["chain"] or error or ".txt" not in parts:
             return Row(name, sound, **(fields | {"video": fields["video"] or video}), error=error)
         video = fields["video"] or video
@@ -79,8 +87,3 @@ def _row(name: str, key: str, parts: dict[str, Member]) -> Row:
             return Row(name, sound, file.read().decode("utf-8-sig").splitlines(), video=video)
         except UnicodeDecodeError:
             return Row(name, sound, error=f"{key}.txt is not UTF-8")
-
-
-def own_splits(where: str) -> bool:
-    """Whether the pattern has a place for the split."""
-    return SPLIT in where

@@ -84,5 +84,5 @@ def test_errors_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     errors = capsys.readouterr().err
     assert "scenes are made" in errors
     assert f"nothing of audiocaps:{tmp_path} was found" in errors
-    assert "want scenes" in errors
+    assert "want aac:NAME:FOLDER, " in errors
     assert "did you mean data.seconds" in errors

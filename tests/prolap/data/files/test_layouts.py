@@ -17,15 +17,25 @@ import soundfile
 import torch
 
 from prolap.config import Config, DataConfig
-from prolap.data import audio, open_data, spec_of
+from prolap.data import audio, open_data, parse, parts_of
+from prolap.data.dataset import Split
 from prolap.data.files.entries import check_rows
-from prolap.data.files.layouts import LAYOUTS, aac, audiocaps, clotho, folder, parse, wds
-from prolap.data.files.layouts.fields import video_of_name
-from prolap.data.files.manifest import ManifestData
+from prolap.data.files.layouts import LAYOUTS, Part, wds
+from prolap.data.files.layouts.base import video_of_name
 from prolap.data.files.tar import Member, members
 
 RATE = 16_000
 QUIET = {"progress": lambda *_: None}
+
+
+def one(text: str) -> Part:
+    """The only data set that a text names."""
+    (part,) = parse(text)
+    return part
+
+
+def parts(config: Config, split: Split) -> list[Part]:
+    return list(parts_of(config, split, parse(config.data.train)))
 
 
 def sound(seed: int, seconds: float = 0.3) -> np.ndarray:
@@ -62,7 +72,7 @@ ID = "-0a9ByX_bQs"  # ids may start with a dash
 def test_audiocaps_finds_sounds_under_the_names_that_people_give_them(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, 1)
     table(tmp_path / "val.csv", AC, f"7,{ID},30,a dog", f'9,{ID},30,"a dog, barking"', "8,gone0000000,5,nothing left")
-    rows = list(audiocaps.rows(str(tmp_path), "dev"))
+    rows = list(LAYOUTS["audiocaps"].rows(str(tmp_path), "dev"))
     assert [row.source for row in rows] == [path, None]
     assert rows[0].captions == ["a dog", "a dog, barking"]
     assert rows[0].video == f"{ID}@30"
@@ -76,7 +86,7 @@ def test_audiocaps_names_that_say_more_win_and_a_bare_id_is_refused_where_it_is_
     write(tmp_path / "train" / f"{ID}_30.wav")
     write(tmp_path / "train" / f"{ID}.wav")
     table(tmp_path / "dataset" / "train.csv", AC, f"1,{ID},30,one", f"2,{ID},90,two")
-    first, second = audiocaps.rows(str(tmp_path), "train")
+    first, second = LAYOUTS["audiocaps"].rows(str(tmp_path), "train")
     assert first.source == tmp_path / "train" / f"{ID}_30.wav"
     assert not first.error
     assert "does not say which" in second.error
@@ -85,12 +95,12 @@ def test_audiocaps_names_that_say_more_win_and_a_bare_id_is_refused_where_it_is_
 
 def test_audiocaps_without_a_table_or_its_columns(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no folder"):
-        list(audiocaps.rows(str(tmp_path / "none"), "train"))
+        list(LAYOUTS["audiocaps"].rows(str(tmp_path / "none"), "train"))
     with pytest.raises(FileNotFoundError, match=r"no test\.csv"):
-        list(audiocaps.rows(str(tmp_path), "test"))
+        list(LAYOUTS["audiocaps"].rows(str(tmp_path), "test"))
     table(tmp_path / "test.csv", "youtube_id,caption", "x,y")
     with pytest.raises(ValueError, match="wanted columns start_time"):
-        list(audiocaps.rows(str(tmp_path), "test"))
+        list(LAYOUTS["audiocaps"].rows(str(tmp_path), "test"))
 
 
 @pytest.mark.parametrize("place", ["evaluation", "clotho_audio_evaluation", "clotho_audio_evaluation/evaluation"])
@@ -98,11 +108,11 @@ def test_clotho(tmp_path: Path, place: str) -> None:
     first, second = write(tmp_path / place / "Rain on  roof.wav", 1), write(tmp_path / place / "Metro_Pass.wav", 2)
     lines = ["file_name,caption_1,caption_2,caption_3,caption_4,caption_5", "Rain on  roof.wav,a,b,c,d,e"]
     table(tmp_path / "clotho_captions_evaluation.csv", *lines, "Metro : Pass.wav,f,g,h,i,j", "none.wav,k,l,m,n,o")
-    rows = list(clotho.rows(str(tmp_path), "test"))
+    rows = list(LAYOUTS["clotho"].rows(str(tmp_path), "test"))
     assert [row.source for row in rows] == [first, second, None]  # archivers replace colons
     assert [list(row.captions) for row in rows] == [list("abcde"), list("fghij"), list("klmno")]
     with pytest.raises(FileNotFoundError, match=r"clotho_captions_development\.csv"):
-        list(clotho.rows(str(tmp_path), "train"))
+        list(LAYOUTS["clotho"].rows(str(tmp_path), "train"))
 
 
 def test_folder_with_text_and_json_beside(tmp_path: Path) -> None:
@@ -111,22 +121,22 @@ def test_folder_with_text_and_json_beside(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a door\n\nit closes \n")
     (tmp_path / "b" / "c.json").write_text(json.dumps({"captions": ["one", "two"], "chain": ["w", "x", "y", "z"]}))
     (tmp_path / "b" / "d.json").write_text("[1]")
-    entries, report = check_rows(list(folder.rows(str(tmp_path), "train")), "folder", **QUIET)
+    entries, report = check_rows(list(LAYOUTS["folder"].rows(str(tmp_path), "train")), "folder", **QUIET)
     assert [(entry.captions, entry.chain) for entry in entries] == [
         (("a door", "it closes"), ()),
         (("one", "two"), ("w", "x", "y", "z")),
     ]
     assert [skip.reason for skip in report.skipped] == ["wanted a JSON object", "no e.txt or e.json beside it"]
-    assert not folder.own_splits(str(tmp_path))
+    assert not LAYOUTS["folder"].own_splits(str(tmp_path))
 
 
 def test_folder_with_splits(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write(tmp_path / split / "a.wav").with_suffix(".txt").write_text(split)
-    assert folder.own_splits(str(tmp_path))
-    assert [list(row.captions) for row in folder.rows(str(tmp_path), "dev")] == [["valid"]]
+    assert LAYOUTS["folder"].own_splits(str(tmp_path))
+    assert [list(row.captions) for row in LAYOUTS["folder"].rows(str(tmp_path), "dev")] == [["valid"]]
     with pytest.raises(FileNotFoundError, match="test or eval or evaluation"):
-        list(folder.rows(str(tmp_path), "test"))
+        list(LAYOUTS["folder"].rows(str(tmp_path), "test"))
 
 
 def shard(path: Path, files: dict[str, bytes], mode: Any = "w") -> None:
@@ -157,7 +167,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_shards(shards: Path) -> None:
-    rows = list(wds.rows(str(shards / "train-{000..001}.tar"), "train"))
+    rows = list(LAYOUTS["wds"].rows(str(shards / "train-{000..001}.tar"), "train"))
     assert [row.sound for row in rows] == [f"train-000.tar/{key}" for key in ("x/a", "c")] + [
         f"train-001.tar/{key}" for key in ("d", "e")
     ]
@@ -168,7 +178,7 @@ def test_shards(shards: Path) -> None:
     assert torch.equal(audio.read(rows[1].source, RATE), audio.read(io_path(shards, encoded(2, "WAV")), RATE))
     part = audio.read(rows[0].source, RATE, 0.1, 0.1)
     assert torch.equal(part, audio.read(rows[0].source, RATE)[1600:3200])
-    assert audio.info(next(iter(wds.rows(str(shards / "v*.tar"), "dev"))).source).seconds >= 1.0
+    assert audio.info(next(iter(LAYOUTS["wds"].rows(str(shards / "v*.tar"), "dev"))).source).seconds >= 1.0
 
 
 def io_path(folder: Path, content: bytes) -> Path:
@@ -233,25 +243,25 @@ def test_aac_reads_the_metadata_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     module.AudioCaps = module.Clotho = FakeAAC  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "aac_datasets", module)
     path = write(tmp_path / f"{ID}_30.wav")
-    rows = parse(f"aac:audiocaps:{tmp_path}").rows("dev")
+    rows = one(f"aac:audiocaps:{tmp_path}").rows("dev")
     assert FakeAAC.asked == {"root": str(tmp_path), "subset": "val", "download": False, "verbose": 0}
     assert [(row.source, list(row.captions), row.video) for row in rows] == [
         (path, ["one", "two"], f"{ID}@30"),
         (None, ["three"], "gone0000000@5"),
     ]
-    assert parse(f"aac:Clotho:{tmp_path}").name("dev") == "aac:Clotho/dev"
+    assert one(f"aac:Clotho:{tmp_path}").name("dev") == "aac:Clotho/dev"
     with pytest.raises(ValueError, match="AudioCaps cannot be read from .* Please download"):
-        parse(f"aac/none:AudioCaps:{tmp_path}").rows("train")
+        one(f"aac/none:AudioCaps:{tmp_path}").rows("train")
     with pytest.raises(ValueError, match="want NAME:FOLDER"):
-        parse(f"aac:Nothing:{tmp_path}").rows("train")
+        one(f"aac:Nothing:{tmp_path}").rows("train")
     with pytest.raises(ValueError, match="MACS has no dev split"):
-        parse(f"aac:MACS:{tmp_path}").rows("dev")
+        one(f"aac:MACS:{tmp_path}").rows("dev")
 
 
 def test_aac_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aac_datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"prolap\[aac\]"):
-        list(aac.rows(f"Clotho:{tmp_path}", "train"))
+        list(LAYOUTS["aac"].rows(f"Clotho:{tmp_path}", "train"))
 
 
 def test_aac_is_imported_although_torchaudio_lacks_what_it_asks_for(
@@ -263,31 +273,33 @@ def test_aac_is_imported_although_torchaudio_lacks_what_it_asks_for(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "aac_datasets.py").write_text("from torchaudio import AudioMetaData\nimport nothing_of_that_name")
     with pytest.raises(ImportError, match="does not work here .*nothing_of_that_name"):
-        list(aac.rows(f"Clotho:{tmp_path}", "train"))
+        list(LAYOUTS["aac"].rows(f"Clotho:{tmp_path}", "train"))
     assert not hasattr(torchaudio, "AudioMetaData")
 
 
 def test_how_a_data_set_is_named(tmp_path: Path) -> None:
-    assert parse("audiocaps:/a b/c")[:2] == ("audiocaps", "/a b/c")
-    assert parse("clotho/validation:/x") == ("clotho", "/x", "validation")
-    assert parse(" data/m.csv ").layout == "manifest"
-    assert parse("/odd:place/m.jsonl").layout == "manifest"
+    assert one("audiocaps:/a b/c") == Part(LAYOUTS["audiocaps"], "/a b/c")
+    assert one("clotho/validation:/x") == Part(LAYOUTS["clotho"], "/x", "validation")
+    assert one(" data/m.csv ") == Part(LAYOUTS["manifest"], "data/m.csv")
+    assert one("/odd:place/m.jsonl").layout is LAYOUTS["manifest"]
+    assert one("scenes") == Part(LAYOUTS["scenes"], "")
     with pytest.raises(ValueError, match="did you mean audiocaps:FOLDER"):
         parse("audiocap:/x")
-    with pytest.raises(ValueError, match="want scenes"):
+    with pytest.raises(ValueError, match="want aac:NAME:FOLDER, .* scenes, wds:PATTERN"):
         parse("clotho")
-    assert set(LAYOUTS) == {"aac", "audiocaps", "clotho", "folder", "manifest", "wds"}
+    assert set(LAYOUTS) == {"aac", "audiocaps", "clotho", "folder", "manifest", "scenes", "wds"}
 
 
 def test_splits_follow_from_the_training_data(tmp_path: Path) -> None:
     config = Config(data=DataConfig(train=f"clotho:{tmp_path}"))
-    assert spec_of(config, "dev") == f"clotho:{tmp_path}"
-    assert spec_of(replace(config, data=replace(config.data, test="t.csv")), "test") == "t.csv"
+    assert parts(config, "dev") == parse(f"clotho:{tmp_path}")
+    assert parts(replace(config, data=replace(config.data, test="t.csv")), "test") == parse("t.csv")
+    assert parts(Config(data=DataConfig(train="scenes")), "dev") == parse("scenes")
     for train in ("m.csv", f"wds:{tmp_path}/a.tar", f"folder:{tmp_path}", f"clotho/evaluation:{tmp_path}"):
         with pytest.raises(ValueError, match=r"data\.test: name a manifest"):
-            spec_of(Config(data=DataConfig(train=train)), "test")
+            parts(Config(data=DataConfig(train=train)), "test")
     with pytest.raises(ValueError, match=r"data\.dev: name a data set"):
-        spec_of(Config(data=DataConfig(train="a.csv + scenes")), "dev")
+        parts(Config(data=DataConfig(train="a.csv + scenes")), "dev")
 
 
 def test_videos_in_file_names() -> None:
@@ -299,7 +311,7 @@ def test_videos_in_file_names() -> None:
 
 
 def test_clips_of_shards_are_used_as_those_of_files(shards: Path) -> None:
-    data = ManifestData(f"wds:{shards}/train-*.tar", DataConfig(), **QUIET)
+    data = one(f"wds:{shards}/train-*.tar").open("train", DataConfig(), **QUIET)
     assert [len(data.captions(i)) for i in range(len(data))] == [2, 2, 1]
     assert data.name.startswith("wds:")
     mels, frames = data.features_batch([2, 0])

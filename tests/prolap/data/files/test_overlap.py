@@ -13,7 +13,7 @@ import pytest
 import prolap.data.files.overlap as overlap
 from prolap.config import Config, DataConfig
 from prolap.data import open_data
-from prolap.data.files.layouts import wds
+from prolap.data.files.layouts import LAYOUTS
 from prolap.data.files.overlap import Digests, Sound, common, duplicates
 from tests.prolap.data.files.test_layouts import AC, QUIET, shard, table, write
 
@@ -25,7 +25,7 @@ def test_by_content(tmp_path: Path) -> None:
     write(tmp_path / "d.wav", 1, 0.4)
     shard(tmp_path / "s.tar", {"x.wav": (tmp_path / "a.wav").read_bytes(), "x.txt": b"x"})
     sounds = {name: Sound(tmp_path / f"{name}.wav") for name in "abcd"}
-    member = next(iter(wds.rows(str(tmp_path / "s.tar"), "train"))).source
+    member = next(iter(LAYOUTS["wds"].rows(str(tmp_path / "s.tar"), "train"))).source
     assert member is not None
     found = common([sounds["a"], sounds["d"]], [sounds["c"], sounds["b"], Sound(member)], str(tmp_path / "cache"))
     assert [each[:2] for each in found] == [

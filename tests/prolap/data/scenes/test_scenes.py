@@ -16,7 +16,7 @@ from prolap.data import AudioTextData, open_data
 from prolap.data.audio import read
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
-from prolap.data.scenes.dataset import SceneData
+from prolap.data.scenes.clips import SceneData
 from prolap.data.scenes.plan import Event, Scene, Universe
 from prolap.data.scenes.preview import preview
 from prolap.data.scenes.soundfont import Bank, load_bank

@@ -1,11 +1,10 @@
-"""Real files: a layout names the sounds and their captions; what cannot be used is reported and skipped."""
+"""Recorded sounds with their captions, as a layout names them; what cannot be used is reported and skipped."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,25 +14,13 @@ from prolap.config import DataConfig
 from prolap.config.options import ConfigError
 from prolap.data import audio, cache
 from prolap.data.augment import Augment
+from prolap.data.batch import padded
 from prolap.data.dataset import Caption
 from prolap.data.features import make_features
-from prolap.data.files.entries import Entry, Report, check_rows
-from prolap.data.files.layouts import manifest, parse
-from prolap.data.files.logmel_cache import LogMelCache
+from prolap.data.files.entries import Row, check_rows
 from prolap.utils.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
-
-
-def read_manifest(
-    path: str | Path, shortest: float = 0.0, progress: cache.Progress | None = None
-) -> tuple[list[Entry], Report]:
-    """The usable rows of a CSV or JSONL manifest, and a report on all of them.
-
-    Files shorter than `shortest` seconds are skipped. What a manifest is, and errors: `prolap.data.files.layouts.manifest`;
-    ValueError also if no row is usable.
-    """
-    return check_rows(list(manifest.rows(str(path))), str(Path(path).expanduser()), shortest, progress)
 
 
 def text_node(level: int, text: str) -> int:
@@ -42,27 +29,29 @@ def text_node(level: int, text: str) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little") >> 1
 
 
-class ManifestData:
-    """Clips of a manifest or of any other layout; log-mels are computed when asked for, or kept (`cache_features`).
+class RecordingData:
+    """The usable ones of a layout's rows; log-mels are computed when asked for, or kept (`cache_features`).
 
     Training (split `train`, with an epoch) hears `config.seconds` of a longer file, at a place drawn by (seed, epoch,
     index), and augmentation; everything else hears the first `config.eval_seconds` as they are. Captions are those of the
     row (level and node -1) and the texts of its chain with theirs. `report` tells which rows were skipped and why; the
     log has a summary.
 
-    Errors: ConfigError for kept log-mels together with augmentation of waveforms.
+    Errors: ConfigError for kept log-mels together with augmentation of waveforms; ValueError if no row is usable.
     """
 
     def __init__(
         self,
-        spec: str,
+        rows: Sequence[Row],
+        name: str,
         config: DataConfig,
         seed: int = 0,
         split: str = "train",
+        source: str | None = None,
         progress: cache.Progress | None = None,
     ) -> None:
-        place = parse(spec)
-        self.name = place.name(split)
+        """source: what the report names; None is `name`."""
+        self.name = name
         self.split = split
         self.seed = seed
         self.config = config
@@ -72,12 +61,11 @@ class ManifestData:
                 "data.cache_features: got true, want false with data.augment.gain_db, noise_db or shift, which change the "
                 "sound before its log-mel."
             )
-        full = str(Path(place.where).expanduser()) if place.layout == "manifest" else self.name
-        self.entries, self.report = check_rows(place.rows(split), full, config.min_seconds, progress)
+        self.entries, self.report = check_rows(rows, source or name, config.min_seconds, progress)
         if self.report.skipped:
             log.warning("%s", self.report)
         self.log_mel = make_features(config)
-        self._kept = LogMelCache(config) if config.cache_features else None
+        self._kept = cache.LogMelCache(config) if config.cache_features else None
         self.samples = round(config.seconds * config.sample_rate)
         self._texts: dict[int, str] | None = None
 
@@ -91,7 +79,7 @@ class ManifestData:
         """
         entry, training = self.entries[i], self._training(epoch)
         seconds = self.config.seconds if training else self._heard
-        start = self._place(i, epoch) * max(0.0, entry.seconds - seconds)
+        start = self._crop_place(i, epoch) * max(0.0, entry.seconds - seconds)
         try:
             sound = audio.read(entry.path, self.config.sample_rate, start, seconds)
         except audio.AudioError:
@@ -115,7 +103,7 @@ class ManifestData:
     def _training(self, epoch: int | None) -> bool:
         return epoch is not None and self.split == "train"
 
-    def _place(self, i: int, epoch: int | None) -> float:
+    def _crop_place(self, i: int, epoch: int | None) -> float:
         """In [0, 1): where the crop lies, from the start of the file to its end."""
         return float(numpy_generator(self.seed, "crop", epoch or 0, i).random()) if self._training(epoch) else 0.0
 
@@ -138,7 +126,7 @@ class ManifestData:
         except OSError as error:
             raise audio.AudioError(f"{path}: {error.strerror or error}") from error
         count = self.log_mel.frames(self._length(i, self._training(epoch)))
-        first = int(self._place(i, epoch) * (max(0, len(mel) - count) + 1))
+        first = int(self._crop_place(i, epoch) * (max(0, len(mel) - count) + 1))
         lacking = max(0, count - len(mel))  # of a file shorter than its header promised
         return torch.nn.functional.pad(mel[first : first + count], (0, 0, 0, lacking), value=float(mel.min()))
 
@@ -148,12 +136,7 @@ class ManifestData:
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Zero-padded: in training to config.seconds, so that every batch has the same shape, else to the longest."""
         mels = [self._mel(int(i), epoch) for i in indices]
-        longest = max(map(len, mels), default=0)
-        most = self.log_mel.frames(self.samples) if self._training(epoch) else longest
-        out = torch.zeros(len(mels), max(most, longest), self.config.mels)
-        for row, mel in enumerate(mels):
-            out[row, : len(mel)] = mel
-        return out, torch.tensor([len(mel) for mel in mels], dtype=torch.int64)
+        return padded(mels, self.log_mel.frames(self.samples) if self._training(epoch) else 0)
 
     def frames(self, i: int) -> int:
         return self.log_mel.frames(self._length(i))
@@ -165,14 +148,14 @@ class ManifestData:
 
     def evaluation_captions(self, i: int) -> Sequence[Caption]:
         """The row's own captions; the most specific text of the chain where there are none."""
-        entry, found = self.entries[i], self.captions(i)
-        return found[: len(entry.captions)] if entry.captions else found[-1:]
+        own, captions = len(self.entries[i].captions), self.captions(i)
+        return captions[:own] if own else captions[-1:]
 
     def chain(self, i: int) -> tuple[int, ...]:
         return tuple(text_node(level, text) for level, text in enumerate(self.entries[i].chain))
 
     def unseen(self, i: int) -> bool:
-        """False: a manifest does not say which sources sound."""
+        """False: nobody says which sources sound."""
         return False
 
     def node_text(self, node: int) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,23 @@ import soundfile
 import torch
 
 from prolap.config import Config, DataConfig
-from prolap.data import AudioTextData, audio, open_data
-from prolap.data.files.manifest import ManifestData, read_manifest, text_node
+from prolap.data import AudioTextData, audio, open_data, parse
+from prolap.data.dataset import Split
+from prolap.data.files.entries import Entry, Report, check_rows
+from prolap.data.files.recordings import RecordingData, text_node
 
 RATE = 16_000
 QUIET = {"progress": lambda *_: None}
+
+
+def read_manifest(path: Path, shortest: float = 0.0, **progress: Any) -> tuple[list[Entry], Report]:
+    return check_rows(parse(str(path))[0].rows("train"), str(path), shortest, **progress)
+
+
+def opened(path: str | Path, config: DataConfig, split: Split = "train", seed: int = 0) -> RecordingData:
+    data = parse(str(path))[0].open(split, config, seed, **QUIET)
+    assert isinstance(data, RecordingData)
+    return data
 
 
 def _write(folder: Path, name: str, seconds: float, rate: int = RATE) -> None:
@@ -76,7 +89,7 @@ def test_what_cannot_be_used_is_reported_and_skipped(folder: Path, caplog: pytes
     ]
     (folder / "m.jsonl").write_text("\n".join(lines))
     with caplog.at_level(logging.WARNING):
-        data = ManifestData(str(folder / "m.jsonl"), DataConfig(), **QUIET)
+        data = opened(folder / "m.jsonl", DataConfig())
     assert [entry.captions for entry in data.entries] == [("fine",)]
     assert "1 clips used, 10 skipped" in caplog.text
     reasons = {skip.row: skip.reason for skip in data.report.skipped}
@@ -128,16 +141,16 @@ def test_missing_and_binary_manifests(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def data(folder: Path) -> ManifestData:
+def data(folder: Path) -> RecordingData:
     (folder / "m.jsonl").write_text(
         '{"audio": "sounds/a.wav", "captions": ["one", "eins"], "chain": ["Sound", "dog", "a dog", "a dog barks"]}\n'
         '{"audio": "sounds/b.flac", "caption": "two", "chain": ["sound ", "cat", "a cat", "a cat purrs"]}\n'
         '{"audio": "sounds/c.ogg", "chain": ["sound", "cat", "a cat", "a cat meows"]}\n'
     )
-    return ManifestData(str(folder / "m.jsonl"), DataConfig(), seed=5, **QUIET)
+    return opened(folder / "m.jsonl", DataConfig(), seed=5)
 
 
-def test_captions_nodes_and_chains(data: ManifestData) -> None:
+def test_captions_nodes_and_chains(data: RecordingData) -> None:
     assert isinstance(data, AudioTextData)
     assert [tuple(caption[:2]) for caption in data.captions(0)] == [
         ("one", -1),
@@ -158,7 +171,7 @@ def test_captions_nodes_and_chains(data: ManifestData) -> None:
         data.node_text(4)
 
 
-def test_features_are_the_log_mel_of_the_start(data: ManifestData, folder: Path) -> None:
+def test_features_are_the_log_mel_of_the_start(data: RecordingData, folder: Path) -> None:
     wave = audio.read(folder / "sounds" / "b.flac", RATE)
     assert torch.equal(data.features(1), data.log_mel(wave[:51_200]))
     assert [data.frames(i) for i in range(3)] == [50, 160, 160] == [len(data.features(i)) for i in range(3)]
@@ -169,7 +182,7 @@ def test_features_are_the_log_mel_of_the_start(data: ManifestData, folder: Path)
     assert not batch[0, 50:].any()
 
 
-def test_training_crops_are_drawn_by_epoch_and_index(data: ManifestData, folder: Path) -> None:
+def test_training_crops_are_drawn_by_epoch_and_index(data: RecordingData, folder: Path) -> None:
     whole = audio.read(folder / "sounds" / "b.flac", RATE)
     starts = set()
     for epoch in range(6):
@@ -183,14 +196,14 @@ def test_training_crops_are_drawn_by_epoch_and_index(data: ManifestData, folder:
         assert len(found) == 1
         starts.add(found[0])
     assert len(starts) == 6
-    evaluation = ManifestData(str(folder / "m.jsonl"), DataConfig(), seed=5, split="test", **QUIET)
+    evaluation = opened(folder / "m.jsonl", DataConfig(), seed=5, split="test")
     assert torch.equal(evaluation.waveform(1, 3), whole[:51_200])
     short = audio.read(folder / "sounds" / "a.wav", RATE)
     assert torch.equal(data.waveform(0, 3), short)
 
 
 def test_a_file_that_breaks_later_falls_back_to_its_start(
-    data: ManifestData, folder: Path, caplog: pytest.LogCaptureFixture
+    data: RecordingData, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _write(folder / "sounds", "b.flac", 0.2)  # it was 5 s long when the manifest was checked
     with caplog.at_level(logging.WARNING):
@@ -203,7 +216,7 @@ def test_a_file_that_breaks_later_falls_back_to_its_start(
         data.waveform(1, 0)
 
 
-def test_open_data_opens_manifests(data: ManifestData, folder: Path) -> None:
+def test_open_data_opens_manifests(data: RecordingData, folder: Path) -> None:
     both = DataConfig(train=str(folder / "m.jsonl"), test=str(folder / "m.jsonl"), cache=str(folder / "cache"))
     with pytest.raises(ValueError, match=r"data\.overlap: 3 sounds of test also occur in m\.jsonl"):
         open_data(Config(data=both), "train", **QUIET)

@@ -17,12 +17,12 @@ from prolap.config import DataConfig
 from prolap.config.options import ConfigError
 from prolap.data import cache, features
 from prolap.data.augment import Augment
-from prolap.data.dataset import Caption
+from prolap.data.dataset import Caption, Split
 from prolap.data.features import make_features
 from prolap.data.scenes import captions as scene_captions
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
-from prolap.data.scenes.plan import Scene, Split, Universe
+from prolap.data.scenes.plan import Scene, Universe
 from prolap.data.scenes.soundfont import Bank, load_bank
 from prolap.utils.seeding import numpy_generator
 

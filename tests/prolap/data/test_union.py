@@ -1,4 +1,4 @@
-"""Mixtures: who is drawn how often, and that every clip keeps its captions."""
+"""Weighted unions: who is drawn how often, and that every clip keeps its captions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from prolap.config import AugmentConfig, Config, DataConfig
 from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch
-from prolap.data.files.manifest import ManifestData
+from prolap.data.files.layouts import LAYOUTS, Part
 from prolap.data.loader import Loader
-from prolap.data.union import Mixture, parse_sum
+from prolap.data.union import WeightedUnion, parse
 from prolap.models.tokenizers import WordVocabulary
 from tests.prolap.data.files.test_layouts import QUIET, encoded, shard, write
 
 
-class Part:
+class Numbers:
     """`size` clips that are nothing but numbers."""
 
     def __init__(self, name: str, size: int) -> None:
@@ -30,49 +30,49 @@ class Part:
         return self.size
 
 
-def mixture(*terms: tuple[int, float]) -> Mixture:
-    parts = [Part(f"p{k}", size) for k, (size, _) in enumerate(terms)]
-    return Mixture(parts, [weight for _, weight in terms])  # type: ignore[arg-type]
+def union(*terms: tuple[int, float]) -> WeightedUnion:
+    parts = [Numbers(f"p{k}", size) for k, (size, _) in enumerate(terms)]
+    return WeightedUnion(parts, [weight for _, weight in terms])  # type: ignore[arg-type]
 
 
 def test_sums() -> None:
-    assert parse_sum("a.csv") == [("a.csv", 1.0)]
-    assert parse_sum("audiocaps:/a+b * 2 + wds:/x/*.tar + c*2.csv * 0.5") == [
-        ("audiocaps:/a+b", 2.0),
-        ("wds:/x/*.tar", 1.0),
-        ("c*2.csv", 0.5),
+    assert parse("a.csv") == [Part(LAYOUTS["manifest"], "a.csv", weight=1.0)]
+    assert parse("audiocaps:/a+b * 2 + wds:/x/*.tar + c*2.csv * 0.5") == [
+        Part(LAYOUTS["audiocaps"], "/a+b", weight=2.0),
+        Part(LAYOUTS["wds"], "/x/*.tar", weight=1.0),
+        Part(LAYOUTS["manifest"], "c*2.csv", weight=0.5),
     ]
     for text in ("a * 0", "a * x", "a * -1", "a * inf", " + a", "a * nan"):
         with pytest.raises(ValueError, match="number above 0"):
-            parse_sum(text)
+            parse(text)
 
 
 def test_without_weights_an_epoch_is_every_clip_once() -> None:
-    mixed = mixture((5, 1), (12, 1))
+    both = union((5, 1), (12, 1))
     for epoch in range(3):
-        assert sorted(mixed.order(7, epoch)) == list(range(17))
-    assert mixed.order(7, 0).tolist() != mixed.order(7, 1).tolist()
-    assert mixed.order(7, 1).tolist() == mixed.order(7, 1).tolist()
-    assert mixed.order(8, 0).tolist() != mixed.order(7, 0).tolist()
+        assert sorted(both.order(7, epoch)) == list(range(17))
+    assert both.order(7, 0).tolist() != both.order(7, 1).tolist()
+    assert both.order(7, 1).tolist() == both.order(7, 1).tolist()
+    assert both.order(8, 0).tolist() != both.order(7, 0).tolist()
 
 
 def test_a_clip_of_weight_two_is_drawn_twice_as_often() -> None:
-    mixed = mixture((30, 2), (60, 1))
-    assert mixed.counts() == [45, 45]
-    drawn = Counter(np.concatenate([mixed.order(0, epoch) for epoch in range(40)]).tolist())
+    both = union((30, 2), (60, 1))
+    assert both.counts() == [45, 45]
+    drawn = Counter(np.concatenate([both.order(0, epoch) for epoch in range(40)]).tolist())
     assert {drawn[i] for i in range(30)} == {60}  # 40 epochs of 45 draws are 60 whole passes
     assert {drawn[i] for i in range(30, 90)} == {30}
 
 
 def test_no_clip_comes_again_before_its_part_is_exhausted() -> None:
-    mixed = mixture((7, 3), (20, 1))
-    first = mixed.counts()[0]
-    stream = np.concatenate([mixed._stream(3, 0, epoch * first, first) for epoch in range(7)])
+    both = union((7, 3), (20, 1))
+    first = both.counts()[0]
+    stream = np.concatenate([both._stream(3, 0, epoch * first, first) for epoch in range(7)])
     for start in range(0, len(stream) - 6, 7):
         assert sorted(stream[start : start + 7]) == list(range(7))
     for epoch in range(4):
-        order = mixed.order(3, epoch)
-        assert sorted(order[order < 7]) == sorted(mixed._stream(3, 0, epoch * first, first))
+        order = both.order(3, epoch)
+        assert sorted(order[order < 7]) == sorted(both._stream(3, 0, epoch * first, first))
 
 
 def test_counts_sum_to_the_clips_and_starve_nobody() -> None:
@@ -82,9 +82,9 @@ def test_counts_sum_to_the_clips_and_starve_nobody() -> None:
         ((10, 0.3), (7, 2.2), (19, 0.01)),
         ((5, 1e9), (5, 1), (5, 1)),
     ]:
-        mixed = mixture(*terms)
-        assert sum(mixed.counts()) == len(mixed)
-        assert min(mixed.counts()) >= 1
+        both = union(*terms)
+        assert sum(both.counts()) == len(both)
+        assert min(both.counts()) >= 1
 
 
 def test_clips_keep_their_sounds_and_captions(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_clips_keep_their_sounds_and_captions(tmp_path: Path) -> None:
     data = open_data(Config(data=config), "train", **QUIET)
     assert isinstance(data, AudioTextData)
     assert data.name == "a.csv * 2 + b.csv"
-    a, b = (ManifestData(str(tmp_path / f"{name}.csv"), config, **QUIET) for name in "ab")
+    a, b = (parse(str(tmp_path / f"{name}.csv"))[0].open("train", config, **QUIET) for name in "ab")
     assert [data.captions(i)[0].text for i in range(5)] == ["a 0", "a 1", "a 2", "b 0", "b 1"]
     assert data.evaluation_captions(4) == b.evaluation_captions(1)
     assert data.chain(3) == b.chain(0)

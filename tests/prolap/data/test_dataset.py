@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prolap.data import open_data
-from prolap.data.reading import in_order
+from prolap.data.dataset import in_order
 from prolap.utils import progress
 from tests.prolap.tiny import CLIPS, tiny_config
 
