@@ -19,10 +19,10 @@ from triton.runtime.jit import JITFunction
 from prolap_kernels import Gaussian
 from prolap_kernels.backends import triton as kernels
 from prolap_kernels.backends.chunked import elementwise
+from prolap_kernels.backends.links import SCORE, SUM, Link
 from prolap_kernels.backends.problem import PairOptions, PairProblem
 from prolap_kernels.backends.triton import configs, matched, sigmoid
 from prolap_kernels.backends.triton.elementwise import half_trace
-from prolap_kernels.pointwise.plan import SCORE, SUM, Part, places
 from prolap_kernels.scores import TILES, Score
 
 from .machine_code import Chip, Facts, read
@@ -113,15 +113,14 @@ def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> Non
 
 def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> None:
     """The three launches of matched rows."""
-    part = Part(SCORE if per_row else SUM, 0, 1, 0, 1.0, 0.5, 1.0, True)
-    rows, where = [64, 64], places(part, [64, 64], [-1])
-    valid, logvar = torch.zeros(0, dtype=torch.bool), torch.zeros(128, width)
+    links = [Link(SCORE if per_row else SUM, 0, 1, 0, 1.0, 0.5, 1.0, moves_mean=True, flagged=False, rows=64)]
+    rows, valid, logvar = [64, 64], torch.zeros(0, dtype=torch.bool), torch.zeros(128, width)
     for dtype in dtypes:
         mean = torch.zeros(128, width, dtype=dtype)
-        found = matched.matched_rows(mean, logvar, valid, rows, where)
-        _, shares = matched.matched_sums(found, valid, rows, where, width)
-        g = found[0] if per_row else shares[0]
-        matched.matched_gradients(mean, logvar, found, shares, g, rows, where, True, True)
+        results = matched.matched_rows(mean, logvar, valid, rows, links)
+        _, shares = matched.matched_means(results, valid, rows, links)
+        g = results[0] if per_row else shares[0]
+        matched.matched_gradients(mean, logvar, results, shares, g, rows, links, (True, True))
 
 
 def run_tiles(scores: Sequence[Score]) -> None:

@@ -2,14 +2,21 @@
 
 from .gaussian import Gaussian
 from .losses import infonce_loss, mask_repulsive_loss, pairwise_loss, ppcl_loss
-from .matched import hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
+from .matched import (
+    Inclusion,
+    Vib,
+    hierarchical_inclusion_loss,
+    inclusion_loss,
+    inclusion_score,
+    matched_losses,
+    vib_loss,
+)
 from .matrix import pairwise_score
 from .modules import InfoNCELoss, PPCLLoss
 from .objectives import OBJECTIVES
 from .pairs import PairStats
 from .scores import SCORES
 from .search import pairwise_rerank, pairwise_topk, score_blocks
-from .terms import Inclusion, Vib, matched_losses
 
 __version__ = "0.1.0"
 

@@ -1,16 +1,53 @@
-"""The public losses of matched rows: inclusion, the chain of inclusions, the bottleneck."""
+"""The losses of matched rows: inclusion, the chain of inclusions, the bottleneck, and all of a training step in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .backends import pick_backend
+from .backends.links import MEAN, NONE, SCORE, SUM, VIB, Link, count_terms, counted_rows, pack, unpack
 from .checks import as_gaussian, check_sides, choose
-from .gaussian import Gaussian
+from .gaussian import Gaussian, widen
+from .ops import wants_grad
+from .ops.matched import MatchedCall, MatchedRows
+from .pairs import SATURATED
 from .scores import CONVENTIONS
-from .terms import REDUCE_DIMS, Inclusion, ReduceDims, Vib, matched_losses, scores
+from .scores.inclusion import formula
+
+ReduceDims = Literal["sum", "mean", "none"]
+REDUCE_DIMS = {"sum": SUM, "mean": MEAN, "none": NONE}
+VIB_SHARES = {"exact": 1.0, "prolip": 0.5}
+"""How much of the log-variance a bottleneck takes, by convention."""
+
+
+class Inclusion(NamedTuple):
+    """A term of `matched_losses`: the mean over rows and links of -log sigmoid(scale * H), each level inside the next.
+
+    levels: two or more indices into the list of levels, in any order; the levels may differ in their numbers of rows, and a link
+        holds for the rows that both its levels have.
+    scale, convention, reduce_dims: as in `inclusion_loss`.
+    valid: bool [links, R], R the rows of the longest link; False leaves a link of a row out. By default all count.
+    detach_mean: whether the term moves variances only.
+    """
+
+    levels: Sequence[int]
+    scale: float = 1.0
+    convention: str = "exact"
+    reduce_dims: ReduceDims = "sum"
+    valid: Tensor | None = None
+    detach_mean: bool = False
+
+
+class Vib(NamedTuple):
+    """A term of `matched_losses`: `vib_loss` of one of the levels."""
+
+    level: int
+    convention: str = "exact"
 
 
 def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", backend: str | None = None) -> Tensor:
@@ -26,10 +63,14 @@ def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", back
 
     Source: ProLIP (arXiv 2410.18857), section on inclusion.
     """
-    kappa_rho = choose("convention", convention, CONVENTIONS)
+    kappa, rho = choose("convention", convention, CONVENTIONS)
     x, y = as_gaussian("x", x, True), as_gaussian("y", y, True)
     check_sides(("x", "y"), x, y, matched=True)
-    return scores(x, y, kappa_rho, backend)
+    links = [Link(SCORE, 0, 1, 0, 1.0, kappa, rho, moves_mean=True, flagged=False)]
+    backend = pick_backend(backend, x.mean.device, x.mean.dtype)
+    if backend == "reference":
+        return _reference_rows([x, y], unpack(pack(links), _rows([x, y]), x.mean.shape[1])[0])[0]
+    return _fused([x, y], links, [], backend, per_row=True)[0][0]
 
 
 def inclusion_loss(
@@ -72,22 +113,12 @@ def hierarchical_inclusion_loss(
 
     Source: ProLAP (arXiv 2510.18423), hierarchical inclusion loss.
     """
-    choose("convention", convention, CONVENTIONS)
-    choose("reduce_dims", reduce_dims, REDUCE_DIMS)
-    if isinstance(scale, Tensor):
-        raise TypeError("scale of an inclusion loss must be a float, got a Tensor: it is a constant, not learned")
     if len(levels) < 2:
         raise ValueError(f"levels must hold at least two Gaussians, got {len(levels)}")
-    chain = [as_gaussian(f"levels[{k}]", z, True) for k, z in enumerate(levels)]
-    for k, z in enumerate(chain[1:], 1):
-        check_sides(("levels[0]", f"levels[{k}]"), chain[0], z, matched=True)
-    shape = (len(chain) - 1, len(chain[0].mean))
-    if link_valid is not None and (link_valid.shape != shape or link_valid.dtype != torch.bool):
-        raise ValueError(
-            f"link_valid must be a bool tensor of shape {list(shape)}, got {link_valid.dtype} {list(link_valid.shape)}"
-        )
-    term = Inclusion(tuple(range(len(chain))), float(scale), convention, reduce_dims, link_valid)
-    return matched_losses(chain, [term], backend=backend)[0]
+    chain = _check_levels(levels, matched=True)
+    term = Inclusion(range(len(chain)), scale, convention, reduce_dims, link_valid)
+    links = _inclusion_links(term, 0, _rows(chain), prefix="", flags_name="link_valid")
+    return _means(chain, links, [] if link_valid is None else [link_valid], False, backend)[0][0]
 
 
 def vib_loss(z: Gaussian, *, convention: str = "exact", backend: str | None = None) -> Tensor:
@@ -95,5 +126,185 @@ def vib_loss(z: Gaussian, *, convention: str = "exact", backend: str | None = No
 
     convention: "exact", or "prolip", the public code, which takes l/2 for l.
     """
-    choose("convention", convention, CONVENTIONS)
-    return matched_losses([as_gaussian("z", z, True)], [Vib(0, convention)], backend=backend)[0]
+    levels = [as_gaussian("z", z, True)]
+    return _means(levels, [_vib_link(Vib(0, convention), 0, 1, prefix="")], [], False, backend)[0][0]
+
+
+@overload
+def matched_losses(
+    levels: Sequence[Gaussian],
+    terms: Sequence[Inclusion | Vib],
+    *,
+    stats: Literal[False] = False,
+    backend: str | None = None,
+) -> tuple[Tensor, ...]: ...
+@overload
+def matched_losses(
+    levels: Sequence[Gaussian], terms: Sequence[Inclusion | Vib], *, stats: Literal[True], backend: str | None = None
+) -> tuple[tuple[Tensor, ...], Tensor]: ...
+def matched_losses(
+    levels: Sequence[Gaussian],
+    terms: Sequence[Inclusion | Vib],
+    *,
+    stats: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], Tensor]:
+    """Inclusion losses and bottlenecks over one set of levels, each term as `hierarchical_inclusion_loss` or `vib_loss` gives it.
+
+        L_t = (1/n_t) sum_kn -log sigmoid(scale_t * H(level k of term t in the next, row n)),  or  L_t = KL(Z || N(0, I))
+
+    Args:
+        levels: Gaussians [N_k, D] on one device, with means of one dtype; N_k may differ, row n of one level is matched with
+            row n of any other (masked copies of the first rows of a batch).
+        terms: `Inclusion` and `Vib`, which name levels by their indices; the same level may be in several of them.
+        stats: also return the share of saturated rows of each term.
+        backend: None picks, "chunked", "triton" or "reference" ask for one.
+
+    Returns:
+        The terms, unweighted 0-d tensors, float64 for float64 and float32 otherwise; a term without a row that counts is 0 with
+        zero gradients. With `stats=True` the pair (terms, saturated [terms]), the latter detached: the share of the rows that
+        count whose gradient by scale * H, sigmoid(-scale * H) in size, is below 1e-3, so that they hardly teach any more; under
+        reduce_dims "none" the share of rows and dimensions; 0 for a bottleneck. Differentiable once; `backend="reference"` twice.
+
+    On a GPU: three small launches to lay levels and flags one after another, one for all rows, one for the means, and one for all
+    gradients.
+
+    Errors: ValueError or TypeError naming the argument.
+
+    Source: ProLAP (arXiv 2510.18423), all its losses but the contrastive one.
+    """
+    if not levels or not terms:
+        raise ValueError(f"levels and terms must not be empty, got {len(levels)} levels and {len(terms)} terms")
+    chain = _check_levels(levels, matched=False)
+    rows = _rows(chain)
+    links: list[Link] = []
+    flags: list[Tensor] = []
+    for number, term in enumerate(terms):
+        name = f"terms[{number}]"
+        if isinstance(term, Vib):
+            links.append(_vib_link(term, number, len(rows), f"{name}."))
+        elif isinstance(term, Inclusion):
+            links += _inclusion_links(term, number, rows, f"{name}.", f"{name}.valid")
+            flags += [] if term.valid is None else [term.valid]
+        else:
+            raise TypeError(f"{name} must be an Inclusion or a Vib, got {type(term).__name__}")
+    losses, saturated = _means(chain, links, flags, stats, backend)
+    return (losses, saturated) if stats else losses
+
+
+def _check_levels(levels: Sequence[Gaussian], matched: bool) -> list[Gaussian]:
+    checked = [as_gaussian(f"levels[{k}]", z, True) for k, z in enumerate(levels)]
+    for k, z in enumerate(checked[1:], 1):
+        check_sides(("levels[0]", f"levels[{k}]"), checked[0], z, matched)
+    return checked
+
+
+def _rows(levels: Sequence[Gaussian]) -> list[int]:
+    return [len(z.mean) for z in levels]
+
+
+def _vib_link(term: Vib, number: int, levels: int, prefix: str) -> Link:
+    """The checked link of a bottleneck; prefix: what stands before its fields' names in errors."""
+    share = choose(f"{prefix}convention", term.convention, VIB_SHARES)
+    level = _check_level(f"{prefix}level", term.level, levels)
+    return Link(VIB, level, level, number, share, 0.0, 0.0, moves_mean=True, flagged=False)
+
+
+def _inclusion_links(term: Inclusion, number: int, rows: Sequence[int], prefix: str, flags_name: str) -> list[Link]:
+    """The checked links of a chain; rows: of all levels; prefix, flags_name: its fields' names in errors."""
+    kappa, rho = choose(f"{prefix}convention", term.convention, CONVENTIONS)
+    kind = choose(f"{prefix}reduce_dims", term.reduce_dims, REDUCE_DIMS)
+    if not isinstance(term.scale, (int, float)):
+        raise TypeError(
+            f"{prefix}scale must be a float, got {type(term.scale).__name__}: it is a constant, not learned"
+        )
+    chain = [_check_level(f"{prefix}levels[{k}]", level, len(rows)) for k, level in enumerate(term.levels)]
+    ends = list(zip(chain, chain[1:], strict=False))
+    if not ends or any(inner == outer for inner, outer in ends):
+        raise ValueError(f"{prefix}levels must be two or more indices, each unlike the next, got {term.levels}")
+    if term.valid is not None:
+        _check_flags(flags_name, term.valid, [len(ends), max(min(rows[x], rows[y]) for x, y in ends)])
+    coefficients = float(term.scale), kappa, rho, not term.detach_mean, term.valid is not None
+    return [Link(kind, inner, outer, number, *coefficients) for inner, outer in ends]
+
+
+def _check_level(name: str, level: int, levels: int) -> int:
+    if not isinstance(level, int) or not 0 <= level < levels:
+        raise ValueError(f"{name} must be the index of a level, 0 to {levels - 1}, got {level!r}")
+    return level
+
+
+def _check_flags(name: str, valid: Tensor, shape: list[int]) -> None:
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or list(valid.shape) != shape:
+        got = f"{valid.dtype} {list(valid.shape)}" if isinstance(valid, Tensor) else type(valid).__name__
+        raise ValueError(f"{name} must be a bool tensor of shape {shape}, got {got}")
+
+
+def _means(
+    levels: Sequence[Gaussian], links: Sequence[Link], flags: Sequence[Tensor], stats: bool, backend: str | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The terms' means over the rows that count, and the shares of those that are saturated if stats."""
+    first = levels[0].mean
+    backend = pick_backend(backend, first.device, first.dtype)
+    if backend == "reference":
+        return _reference(levels, links, _flat(flags, first.device))
+    losses, _, shares = _fused(levels, links, flags, backend, per_row=False)
+    return losses.unbind(), shares[1]
+
+
+def _fused(
+    levels: Sequence[Gaussian], links: Sequence[Link], flags: Sequence[Tensor], backend: str, per_row: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`MatchedRows` of the levels laid one after another."""
+    moved = {level for link in links if link.moves_mean for level in (link.inner, link.outer)}
+    mean = _stacked([z.mean if k in moved else z.mean.detach() for k, z in enumerate(levels)])
+    logvar = _stacked([z.logvar for z in levels])
+    call = MatchedCall(_rows(levels), pack(links), backend, per_row)
+    need = wants_grad(mean), wants_grad(logvar)
+    results: tuple[Tensor, Tensor, Tensor] = MatchedRows.apply(mean, logvar, _flat(flags, mean.device), call, need)
+    return results
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
+
+
+def _flat(flags: Sequence[Tensor], device: torch.device) -> Tensor:
+    """The flags of all terms one after another, [0] where no term has any."""
+    if not flags:
+        return torch.empty(0, dtype=torch.bool, device=device)
+    return _stacked([valid.to(device).reshape(-1) for valid in flags])
+
+
+def _reference(levels: Sequence[Gaussian], links: Sequence[Link], valid: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The terms and their saturated shares by the plain formulas, differentiable twice."""
+    dtype = widen(levels[0].mean).dtype
+    losses, shares = [], []
+    found = unpack(pack(links), _rows(levels), levels[0].mean.shape[1])
+    for term in range(count_terms(links)):
+        sums, flat, count = [], [], valid.new_zeros((), dtype=torch.int64)
+        for link in (link for link in found if link.term == term):
+            counted = counted_rows(valid, link)
+            value, saturated = _reference_rows(levels, link)
+            sums.append(torch.where(counted, value, 0.0).sum())
+            flat.append(torch.where(counted, saturated, 0.0).sum())
+            count = count + counted.sum()
+        losses.append(torch.stack(sums).sum() / count.clamp(min=1))
+        shares.append(torch.stack(flat).sum() / count.clamp(min=1))
+    return tuple(losses), torch.stack(shares).detach().to(dtype)
+
+
+def _reference_rows(levels: Sequence[Gaussian], link: Link) -> tuple[Tensor, Tensor]:
+    """Values of a link's rows and their saturated shares, [rows] each."""
+    x, y = (levels[level].rows(slice(link.rows)) for level in (link.inner, link.outer))
+    if not link.moves_mean:
+        x, y = (Gaussian(z.mean.detach(), z.logvar) for z in (x, y))
+    if link.kind == VIB:
+        q = link.factor * widen(x.logvar)
+        kl = 0.5 * (q.expm1() - q + widen(x.mean).square())
+        return kl.mean(1), torch.zeros_like(kl[:, 0])
+    h = formula(x, y, link.kappa, link.rho)
+    if link.kind == SCORE:
+        return h.sum(1), torch.zeros_like(h[:, 0])
+    logit = link.factor * (h if link.kind == NONE else h.sum(1, keepdim=True))
+    return -F.logsigmoid(logit).mean(1), ((-logit).sigmoid() < SATURATED).to(h).mean(1)

@@ -95,6 +95,12 @@ def test_a_kernel_that_nothing_launches_is_missed() -> None:
     code = "from benchmarks.compile_check import missing; print('|'.join(missing([])))"
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    for kernel in ("sigmoid_lift_tile", "sigmoid_finish", "accumulate", "matched_rows_kernel", "matched_gradients_kernel"):
+    for kernel in (
+        "sigmoid_lift_tile",
+        "sigmoid_finish",
+        "accumulate",
+        "matched_rows_kernel",
+        "matched_gradients_kernel",
+    ):
         assert f"{kernel}: never compiled" in run.stdout
     assert "softplus_sigmoid" not in run.stdout

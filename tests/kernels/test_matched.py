@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
-from prolap_kernels.backends.chunked import matched as chunked_rows
-from prolap_kernels.pointwise.inclusion import Terms
+from prolap_kernels.backends.chunked import matched as chunked
 from prolap_kernels.scores import CONVENTIONS
+from prolap_kernels.scores.inclusion import InclusionTerms
 from tests.kernels.common import gaussian
 
 CONVENTION_NAMES = list(CONVENTIONS)
@@ -104,7 +104,7 @@ def test_float32_error_and_antisymmetry(
     assert torch.equal(got, -inclusion_score(y, x, convention=convention))
     kappa, rho = CONVENTIONS[convention]
     a, b = (Gaussian(z.mean.double(), z.logvar.double()) for z in (x, y))
-    exact = Terms(a, b, kappa, rho)
+    exact = InclusionTerms(a, b, kappa, rho)
     size = kappa * (b.logvar - a.logvar).abs() + (exact.value - exact.gap).abs() + exact.gap.abs()
     assert (got.double() - exact.value).abs() <= 1e-6 * size + torch.finfo(torch.float32).tiny
 
@@ -133,7 +133,7 @@ def test_the_stable_form_is_the_plain_formula() -> None:
 def test_row_blocks_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = gaussian(7, 3, 1), gaussian(7, 3, 2)
     want = torch.autograd.grad(inclusion_loss(x, y), [*x, *y])
-    monkeypatch.setitem(chunked_rows.CELLS, "cpu", rows * 3)
+    monkeypatch.setitem(chunked.CELLS, "cpu", rows * 3)
     for a, b in zip(torch.autograd.grad(inclusion_loss(x, y), [*x, *y]), want, strict=True):
         assert torch.equal(a, b)
 
@@ -178,7 +178,7 @@ def test_a_wider_y_farther_away_has_the_larger_h() -> None:
             lambda x, y: inclusion_loss(x, y, reduce_dims="max"),
             "reduce_dims must be one of 'sum', 'mean', 'none', got 'max'",
         ),
-        (lambda x, y: inclusion_loss(x, y, scale=torch.tensor(1.0)), "scale of an inclusion loss must be a float"),
+        (lambda x, y: inclusion_loss(x, y, scale=torch.tensor(1.0)), "scale must be a float, got Tensor"),
         (
             lambda x, y: hierarchical_inclusion_loss([x, y], link_valid=torch.ones(3, 1, dtype=torch.bool)),
             r"link_valid must be a bool tensor of shape \[1, 3\], got torch.bool \[3, 1\]",

@@ -210,7 +210,7 @@ def test_a_step_takes_five_launches_forward_and_two_back(monkeypatch: pytest.Mon
     launched.clear()
     with Operators() as forward:
         losses = matched_losses(z, everything, backend="triton")
-    assert launched == ["matched_rows_kernel", "matched_sums_kernel"]
+    assert launched == ["matched_rows_kernel", "matched_means_kernel"]
     assert forward.names == ["cat.default"] * 3
     launched.clear()
     ones = [torch.ones_like(loss) for loss in losses]
@@ -223,10 +223,13 @@ def test_a_step_takes_five_launches_forward_and_two_back(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ([Inclusion((0, 9))], r"terms\[0\].levels\[1\] must be the place of a level, 0 to 4, got 9"),
-        ([Inclusion((0,))], r"terms\[0\].levels must be two or more places"),
-        ([Inclusion((0, 1)), Inclusion((2, 2))], r"terms\[1\].levels must be two or more places, each unlike the next"),
-        ([Vib(-1)], r"terms\[0\].level must be the place of a level, 0 to 4, got -1"),
+        ([Inclusion((0, 9))], r"terms\[0\].levels\[1\] must be the index of a level, 0 to 4, got 9"),
+        ([Inclusion((0,))], r"terms\[0\].levels must be two or more indices"),
+        (
+            [Inclusion((0, 1)), Inclusion((2, 2))],
+            r"terms\[1\].levels must be two or more indices, each unlike the next",
+        ),
+        ([Vib(-1)], r"terms\[0\].level must be the index of a level, 0 to 4, got -1"),
         ([Vib(0, "prolib")], r"terms\[0\].convention must be .*did you mean 'prolip'"),
         ([Inclusion((0, 1), reduce_dims="max")], r"terms\[0\].reduce_dims must be one of 'sum'"),  # type: ignore[arg-type]
         ([Inclusion((0, 1), torch.ones(()))], r"terms\[0\].scale must be a float, got Tensor"),  # type: ignore[arg-type]

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, ppcl_loss, vib_loss
+from prolap_kernels.backends.links import NONE, SCORE, SUM, VIB, Link, pack
 from prolap_kernels.ops.matched import matched_gradients_op, matched_rows_op
 from prolap_kernels.ops.pairs import pairs_op
 from prolap_kernels.ops.scores import half_trace_op
-from prolap_kernels.pointwise.plan import NONE, SCORE, SUM, VIB, Part
 from tests.kernels.common import gaussian, pair_inputs, pair_loss, relative
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,13 +58,13 @@ def test_opcheck_pairs(objective: str, backend: str, flags: tuple[bool, bool, bo
 def test_opcheck_matched_rows(backend: str, per_row: bool, need: tuple[bool, bool]) -> None:
     mean, logvar = (t.detach().to(DEVICE) for t in gaussian(9, 3, 1, torch.float32))
     valid = torch.tensor([True, False, True], device=DEVICE)
-    parts = [Part(kind, 0, 1, kind != SUM, 0.7, 0.5, 1.0, True) for kind in (SUM, NONE, SCORE)]
-    parts.append(Part(VIB, 2, 2, 2, 0.5, 0.0, 0.0, True))
-    how = [4, 3, 2], [-1, 0, -1, -1], [float(number) for part in parts for number in part], backend
-    torch.library.opcheck(matched_rows_op, (mean, logvar, valid, *how, per_row))
-    found, losses, shares = matched_rows_op(mean, logvar, valid, *how, per_row)
-    g = torch.ones_like(found[0] if per_row else losses)
-    torch.library.opcheck(matched_gradients_op, (mean, logvar, found, shares, g, *how, *need))
+    links = [Link(kind, 0, 1, int(kind != SUM), 0.7, 0.5, 1.0, True, kind == NONE) for kind in (SUM, NONE, SCORE)]
+    links.append(Link(VIB, 2, 2, 2, 0.5, 0.0, 0.0, True, False))
+    call = [4, 3, 2], pack(links), backend
+    torch.library.opcheck(matched_rows_op, (mean, logvar, valid, *call, per_row))
+    results, means, shares = matched_rows_op(mean, logvar, valid, *call, per_row)
+    g = torch.ones_like(results[0] if per_row else means)
+    torch.library.opcheck(matched_gradients_op, (mean, logvar, results, shares, g, *call, *need))
 
 
 @pytest.mark.parametrize("need", [True, False])

@@ -9,9 +9,9 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from prolap_kernels import Gaussian
+from prolap_kernels.backends.links import MEAN, NONE, SCORE, SUM, VIB, Link, pack, unpack
 from prolap_kernels.backends.triton import matched as fused
-from prolap_kernels.pointwise import matched as plain
-from prolap_kernels.pointwise.plan import MEAN, NONE, SCORE, SUM, VIB, Part, Place, places
+from prolap_kernels.matched import _reference_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT, PROLIP = (0.5, 1.0), (1.0, 4.539992976248485e-05)
@@ -40,13 +40,12 @@ def parts(x: Gaussian, y: Gaussian, kappa: float, rho: float) -> tuple[Tensor, T
     return h, 2 * rho * z.abs() * root * (1 - u) / product, slope
 
 
-def links(levels: list[Gaussian], scale: float, form: tuple[float, float], reduce: str, kind: str) -> list[Place]:
+def links(levels: list[Gaussian], scale: float, form: tuple[float, float], reduce: str, kind: str) -> list[Link]:
     """The links of a chain, with flags of all its rows one link after another."""
-    n = len(levels[0].mean)
-    how = SCORE if kind == "score" else KINDS[reduce]
-    parts = [Part(how, k, k + 1, 0, scale, *form, True) for k in range(len(levels) - 1)]
-    flat = [number for part in parts for number in part]
-    return places(flat, [n] * len(levels), [k * n for k in range(len(parts))])
+    n, width = levels[0].mean.shape
+    number = SCORE if kind == "score" else KINDS[reduce]
+    chain = [Link(number, k, k + 1, 0, scale, *form, True, True) for k in range(len(levels) - 1)]
+    return unpack(pack(chain), [n] * len(levels), width)
 
 
 def run(
@@ -54,25 +53,25 @@ def run(
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """sum_k weight_kn value_kn [N] and its gradients by the means and log-variances; links of weight 0 do not count."""
     n = len(levels[0].mean)
-    rows, where = [n] * len(levels), links(levels, scale, form, reduce, kind)
+    rows, chain = [n] * len(levels), links(levels, scale, form, reduce, kind)
     mean, logvar = (torch.cat([z[i] for z in levels]) for i in (0, 1))
-    found = fused.matched_rows(mean, logvar, (weight != 0).reshape(-1), rows, where)
-    grads = fused.matched_gradients(mean, logvar, found, NOTHING, weight, rows, where, True, True)
-    return (weight * found[0]).sum(0), *(g.split(n) for g in grads)
+    results = fused.matched_rows(mean, logvar, (weight != 0).reshape(-1), rows, chain)
+    grads = fused.matched_gradients(mean, logvar, results, NOTHING, weight, rows, chain, (True, True))
+    return (weight * results[0]).sum(0), *(g.split(n) for g in grads)
 
 
-def vib_rows(mean: Tensor, logvar: Tensor, halved: bool) -> tuple[Tensor, list[int], list[Place]]:
+def vib_rows(mean: Tensor, logvar: Tensor, halved: bool) -> tuple[Tensor, list[int], list[Link]]:
     """What the forward launch gives for a VIB alone."""
     rows = [len(mean)]
-    where = places(Part(VIB, 0, 0, 0, 0.5 if halved else 1.0, 0.0, 0.0, True), rows, [-1])
-    return fused.matched_rows(mean, logvar, NOTHING.bool(), rows, where), rows, where
+    vib = [Link(VIB, 0, 0, 0, 0.5 if halved else 1.0, 0.0, 0.0, True, False, len(mean))]
+    return fused.matched_rows(mean, logvar, NOTHING.bool(), rows, vib), rows, vib
 
 
 def bottleneck(mean: Tensor, logvar: Tensor, halved: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the VIB [N] and the gradients of their sum."""
-    found, *where = vib_rows(mean, logvar, halved)
-    ones = torch.ones_like(found[0])
-    return found[0, 0], *fused.matched_gradients(mean, logvar, found, NOTHING, ones, *where, True, True)
+    results, *call = vib_rows(mean, logvar, halved)
+    ones = torch.ones_like(results[0])
+    return results[0, 0], *fused.matched_gradients(mean, logvar, results, NOTHING, ones, *call, (True, True))
 
 
 def compare(
@@ -82,8 +81,8 @@ def compare(
     got = run(levels, weight, scale, form, reduce, kind)
     leaves = [t.double().requires_grad_() for z in levels for t in z]
     wide = [Gaussian(*pair) for pair in zip(leaves[::2], leaves[1::2], strict=True)]
-    where = links(levels, scale, form, reduce, kind)
-    rows = torch.stack([w * plain.formula_rows(wide, p) for w, p in zip(weight.double(), where, strict=True)]).sum(0)
+    chain = links(levels, scale, form, reduce, kind)
+    rows = torch.stack([w * _reference_rows(wide, k)[0] for w, k in zip(weight.double(), chain, strict=True)]).sum(0)
     grads = torch.autograd.grad(rows.sum(), leaves)
     dims = levels[0].mean.shape[1]
     gap = torch.zeros_like(rows)
@@ -101,8 +100,8 @@ def compare(
             gap += w.abs() * (slip[:, 0] + (0 if kind == "score" else 1))
         # the loss's slope is at most 1, and moves by at most the error of its argument
         grow = w.abs()[:, None] * share * (1 + slip)
-        for place, part in ((2 * k, by_mean), (2 * k + 1, by_logvar), (2 * k + 2, by_mean), (2 * k + 3, by_logvar)):
-            reach[place] += grow * part
+        for index, part in ((2 * k, by_mean), (2 * k + 1, by_logvar), (2 * k + 2, by_mean), (2 * k + 3, by_logvar)):
+            reach[index] += grow * part
     assert torch.all((got[0].double() - rows).abs() <= UNIT * gap)
     flat = [g for pair in zip(got[1], got[2], strict=True) for g in pair]
     for have, want, bound in zip(flat, grads, reach, strict=True):
@@ -220,12 +219,12 @@ def test_means_in_16_bits_are_widened_and_their_gradients_cast_last() -> None:
 @pytest.mark.parametrize("need", [(True, False), (False, True), (False, False)])
 def test_gradients_that_nobody_asks_for_are_empty(need: tuple[bool, bool]) -> None:
     chain = draw(2, 3, 20, -6, 0)
-    where = links(chain, 1.0, EXACT, "sum", "loss")
+    call = [3, 3], links(chain, 1.0, EXACT, "sum", "loss")
     mean, logvar = (torch.cat([z[i] for z in chain]) for i in (0, 1))
     flags, weight = torch.ones(3, dtype=torch.bool, device=DEVICE), torch.ones(1, 3, device=DEVICE)
-    found = fused.matched_rows(mean, logvar, flags, [3, 3], where)
-    both = fused.matched_gradients(mean, logvar, found, NOTHING, weight, [3, 3], where, True, True)
-    some = fused.matched_gradients(mean, logvar, found, NOTHING, weight, [3, 3], where, *need)
+    results = fused.matched_rows(mean, logvar, flags, *call)
+    both = fused.matched_gradients(mean, logvar, results, NOTHING, weight, *call, (True, True))
+    some = fused.matched_gradients(mean, logvar, results, NOTHING, weight, *call, need)
     for got, want, needed in zip(some, both, need, strict=True):
         assert torch.equal(got, want) if needed else got.numel() == 0
 

@@ -1,12 +1,13 @@
-"""Matched rows in plain torch: links and bottlenecks, their means, their gradients; any dtype and device, bounded scratch.
+"""Matched rows in plain torch: values, means and gradients of links; any dtype and device, bounded workspace.
 
-The functions of `fused_rows`, in float64 for float64 and in float32 otherwise. Calls with many elements run compiled on a CPU:
-one loop forward and one back for each kind of part, whatever its sizes and numbers.
+In float64 for float64 and in float32 otherwise. Calls with many elements run compiled on a CPU: one loop forward and one back for
+each kind of link, whatever its sizes and coefficients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,21 @@ from torch import Tensor
 
 from ...gaussian import Gaussian, widen
 from ...pairs import SATURATED
-from ...pointwise.matched import Numbers, factor_of_sum, local_kind, local_slopes, local_values
-from ...pointwise.plan import NONE, SCORE, VIB, Place, starts, terms
+from ...scores.inclusion import InclusionTerms
+from ..links import (
+    GRADIENT,
+    NO_FLAGS,
+    NONE,
+    SATURATED_SHARE,
+    SCORE,
+    SUM,
+    VALUE,
+    VIB,
+    Link,
+    count_terms,
+    counted_rows,
+    starts,
+)
 from . import compiled
 
 CELLS = {"cpu": 1 << 17}
@@ -24,41 +38,85 @@ MANY_CELLS = 1 << 22
 COMPILED_CELLS = 1 << 21
 """As many for a compiled loop, which has no temporaries but 16-bit types widened."""
 COMPILE_CELLS = 1 << 19
-"""Elements of all parts of a call from which it runs compiled: below, 1000 calls forward and back gain less than the seconds
+"""Elements of all links of a call from which it runs compiled: below, 1000 calls forward and back gain less than the seconds
 that a compilation takes. A step of ProLAP at the paper's size has 950,000."""
 Program = Callable[..., Sequence[Tensor]]
 
 
-class _Rows:
-    """The levels one after another, which rows of them a part has, and what runs on these: programs, or eager functions."""
+class Coefficients(NamedTuple):
+    """Of a `Link`: floats, or tensors [1] in a program that serves all links of a kind."""
+
+    factor: float | Tensor
+    kappa: float | Tensor
+    rho: float | Tensor
+
+
+def _values(kind: int, x: Gaussian, y: Gaussian, of: Coefficients) -> tuple[Tensor, ...]:
+    """What is summed over the dimensions, [n, D] each. SCORE: h. NONE: -log sigmoid(factor h), and whether it is saturated. VIB:
+    -(1 + q - m^2 - exp(q))/2 of x, with q = factor * logvar."""
+    if kind == VIB:
+        q = of.factor * x.logvar
+        return (0.5 * (q.expm1() - q + x.mean.square()),)
+    h = InclusionTerms(x, y, of.kappa, of.rho).value
+    if kind == SCORE:
+        return (h,)
+    z = -of.factor * h
+    return F.softplus(z), (z.sigmoid() < SATURATED).to(z)
+
+
+def _gradients(kind: int, x: Gaussian, y: Gaussian, of: Coefficients, weight: Tensor) -> tuple[Tensor, ...]:
+    """weight [n, 1] times the derivatives of `_values` by x.mean, x.logvar and, but for VIB, y.logvar, [n, D] each; under NONE
+    the weight is that of factor h. The derivative by y.mean is minus the first."""
+    if kind == VIB:
+        by_q = 0.5 * (of.factor * x.logvar).expm1()
+        return _times(weight, x.mean), _times(of.factor * weight, by_q)
+    terms = InclusionTerms(x, y, of.kappa, of.rho)
+    if kind == NONE:
+        weight = weight * (-of.factor * terms.value).sigmoid()
+    by_mean, by_lx, by_ly = terms.gradient()
+    return _times(weight, by_mean), _times(weight, by_lx), _times(weight, by_ly)
+
+
+def _times(weight: Tensor, derivative: Tensor) -> Tensor:
+    """A vanished weight wins over an infinite derivative, its limit, and over a row's NaN."""
+    return torch.where(weight == 0, 0.0, weight * derivative)
+
+
+class _Loops:
+    """A function of links, run on some rows at a time: compiled where that is worthwhile, eager elsewhere."""
 
     def __init__(
-        self, function: Program, mean: Tensor, logvar: Tensor, rows: Sequence[int], parts: Sequence[Place]
+        self, function: Program, mean: Tensor, logvar: Tensor, rows: Sequence[int], links: Sequence[Link]
     ) -> None:
         self.function, self.tensors = function, (mean, logvar)
         self.dtype, width = widen(mean).dtype, mean.shape[1]
         self.first = starts(rows)
-        cells = width * sum(place.rows for place in parts)
+        cells = width * sum(link.rows for link in links)
         worthwhile = mean.device.type == "cpu" and cells >= max(COMPILE_CELLS, 1)
-        self.programs = _programs(function, {local_kind(place) for place in parts}, self.dtype) if worthwhile else {}
+        self.programs = _programs(function, {_kind(link) for link in links}, self.dtype) if worthwhile else {}
         most = COMPILED_CELLS if self.programs else CELLS.get(mean.device.type, MANY_CELLS)
         self.step = max(1, most // max(width, 1))
 
-    def pieces(self, place: Place) -> Iterator[tuple[slice, slice, slice]]:
-        """Ranges of a part's rows: in the part, in all rows of its inner and of its outer level."""
-        x, y = self.first[place.inner], self.first[place.outer]
-        for start in range(0, place.rows, self.step):
-            stop = min(start + self.step, place.rows)
+    def pieces(self, link: Link) -> Iterator[tuple[slice, slice, slice]]:
+        """Ranges of a link's rows: in the link, in all rows of its inner and of its outer level."""
+        x, y = self.first[link.inner], self.first[link.outer]
+        for start in range(0, link.rows, self.step):
+            stop = min(start + self.step, link.rows)
             yield slice(start, stop), slice(x + start, x + stop), slice(y + start, y + stop)
 
-    def run(self, place: Place, inner: slice, outer: slice, *more: Tensor) -> Sequence[Tensor]:
-        """The function on some rows of a part."""
+    def run(self, link: Link, inner: slice, outer: slice, *more: Tensor) -> Sequence[Tensor]:
+        """The function on some rows of a link."""
         x = [t[inner].to(self.dtype).contiguous() for t in self.tensors]
         y = x if inner == outer else [t[outer].to(self.dtype).contiguous() for t in self.tensors]
-        kind, numbers = local_kind(place), Numbers(*place.part[4:7])
+        kind, coefficients = _kind(link), Coefficients(link.factor, link.kappa, link.rho)
         if self.programs:
-            return self.programs[kind](*x, *y, torch.tensor(numbers, dtype=self.dtype, device="cpu"), *more)
-        return self.function(kind, False, Gaussian(*x), Gaussian(*y), numbers, *more)
+            return self.programs[kind](*x, *y, torch.tensor(coefficients, dtype=self.dtype, device="cpu"), *more)
+        return self.function(kind, False, Gaussian(*x), Gaussian(*y), coefficients, *more)
+
+
+def _kind(link: Link) -> int:
+    """NONE, VIB or, for all links that sum h itself, SCORE."""
+    return SCORE if link.kind == SUM else link.kind
 
 
 def _programs(function: Program, kinds: set[int], dtype: torch.dtype) -> dict[int, Program]:
@@ -67,111 +125,117 @@ def _programs(function: Program, kinds: set[int], dtype: torch.dtype) -> dict[in
     def example(h: int, w: int) -> list[Tensor]:
         # no tensor twice: tracing would take the two for one
         random = torch.Generator().manual_seed(0)
-        shapes = [(h, w)] * 4 + [(3,)] + ([(h,), (4,)] + [(h, w)] * 4 if function is _add_slopes else [])
+        shapes = [(h, w)] * 4 + [(3,)] + ([(h,), (4,)] + [(h, w)] * 4 if function is _add_gradients else [])
         return [torch.rand(shape, generator=random, dtype=dtype, device="cpu") for shape in shapes]
 
-    made = {}
+    programs = {}
     for kind in sorted(kinds):
 
         def flat(*t: Tensor, kind: int = kind) -> Sequence[Tensor]:
-            return function(kind, True, Gaussian(*t[:2]), Gaussian(*t[2:4]), Numbers(*t[4].split(1)), *t[5:])
+            return function(kind, True, Gaussian(*t[:2]), Gaussian(*t[2:4]), Coefficients(*t[4].split(1)), *t[5:])
 
         program = compiled.program(("rows", function, kind, dtype), flat, example)
         if program is None:
             return {}
-        made[kind] = program
-    return made
+        programs[kind] = program
+    return programs
 
 
-def _value_sums(kind: int, wide: bool, x: Gaussian, y: Gaussian, numbers: Numbers) -> list[Tensor]:
-    """A part's local values summed over dimensions, [n] each; wide: in float64, since a compiled loop adds lane by lane, where
-    eager torch adds in pairs."""
-    made = local_values(kind, x, y, numbers)
-    return [t.sum(1, dtype=torch.float64).to(t.dtype) if wide else t.sum(1) for t in made]
+def _value_sums(kind: int, in_float64: bool, x: Gaussian, y: Gaussian, of: Coefficients) -> list[Tensor]:
+    """`_values` summed over dimensions, [n] each; a compiled loop sums in float64, since it adds lane by lane, where eager torch
+    adds in pairs."""
+    values = _values(kind, x, y, of)
+    return [t.sum(1, dtype=torch.float64).to(t.dtype) if in_float64 else t.sum(1) for t in values]
 
 
-def _add_slopes(
-    kind: int, wide: bool, x: Gaussian, y: Gaussian, numbers: Numbers, weight: Tensor, kept: Tensor, *totals: Tensor
+def _add_gradients(
+    kind: int,
+    in_float64: bool,
+    x: Gaussian,
+    y: Gaussian,
+    of: Coefficients,
+    weight: Tensor,
+    kept: Tensor,
+    *totals: Tensor,
 ) -> Sequence[Tensor]:
-    """Adds a part's local slopes times weight [n] to totals, the gradients by x and y, mean and log-variance each; kept [4]: 0
-    where the total holds nothing yet."""
-    by_mean, *by_logvar = local_slopes(kind, x, y, numbers, weight[:, None])
-    slopes = [by_mean, by_logvar[0]] + ([] if kind == VIB else [-by_mean, by_logvar[1]])
-    for total, slope, keep in zip(totals, slopes, kept.split(1), strict=False):
-        total.copy_(torch.where(keep > 0, total, 0.0) + slope)
+    """Adds `_gradients` of weight [n] to totals, the gradients by mean and log-variance of x, then of y; kept [4]: 0 where a
+    total holds nothing yet."""
+    by_mean, *by_logvar = _gradients(kind, x, y, of, weight[:, None])
+    gradients = [by_mean, by_logvar[0]] + ([] if kind == VIB else [-by_mean, by_logvar[1]])
+    for total, gradient, keep in zip(totals, gradients, kept.split(1), strict=False):
+        total.copy_(torch.where(keep > 0, total, 0.0) + gradient)
     return totals
 
 
-def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], parts: Sequence[Place]) -> Tensor:
-    """[3, parts, longest]: each row's value, saturated share and slope by its H; zeros where a row does not count."""
-    sums = widen(mean).new_zeros(2, len(parts), max(place.rows for place in parts))
-    counts = torch.zeros(sums.shape[1:], dtype=torch.bool, device=sums.device)
-    levels = _Rows(_value_sums, mean, logvar, rows, parts)
-    for number, place in enumerate(parts):
-        for at, inner, outer in levels.pieces(place):
-            for plane, value in zip(sums, levels.run(place, inner, outer), strict=False):
-                plane[number, at] = value
-        counts[number, : place.rows] = True if place.valid_at < 0 else counted(valid, place)
-    return _finished(sums, parts, mean.shape[1]).masked_fill_(~counts, 0)
+def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]) -> Tensor:
+    """[3, links, longest]: VALUE, SATURATED_SHARE and GRADIENT of each row; zeros where a row does not count."""
+    sums = widen(mean).new_zeros(2, len(links), max(link.rows for link in links))
+    counted = torch.zeros(sums.shape[1:], dtype=torch.bool, device=sums.device)
+    loops = _Loops(_value_sums, mean, logvar, rows, links)
+    for number, link in enumerate(links):
+        for piece, inner, outer in loops.pieces(link):
+            for plane, value in zip(sums, loops.run(link, inner, outer), strict=False):
+                plane[number, piece] = value
+        counted[number, : link.rows] = True if link.flags_at == NO_FLAGS else counted_rows(valid, link)
+    return _finished(sums, links, mean.shape[1]).masked_fill_(~counted, 0)
 
 
-def _finished(sums: Tensor, parts: Sequence[Place], width: int) -> Tensor:
-    """What `matched_rows` gives, of all parts at once, from the sums of their local values [2, parts, longest]."""
-    by_loss = [place.part.kind not in (SCORE, NONE, VIB) for place in parts]
-    averaged = [width if place.part.kind in (NONE, VIB) else 1 for place in parts]
-    loss, factor, divisor = sums.new_tensor(
-        [by_loss, [factor_of_sum(place, width) for place in parts], averaged]
-    )[:, :, None]  # fmt: skip
+def _finished(sums: Tensor, links: Sequence[Link], width: int) -> Tensor:
+    """What `matched_rows` gives, of all links at once, from the sums over dimensions [2, links, longest]."""
+    is_sum = [link.kind == SUM for link in links]
+    divisors = [width if link.kind in (NONE, VIB) else 1 for link in links]
+    loss, factor, divisor = sums.new_tensor([is_sum, [link.factor for link in links], divisors])[:, :, None]
     z = -factor * sums[0]
     steep = z.sigmoid()
     value = torch.where(loss > 0, F.softplus(z), sums[0] / divisor)
-    flat = torch.where(loss > 0, (steep < SATURATED).to(z), sums[1] / divisor)
-    return torch.stack([value, flat, torch.where(loss > 0, -factor * steep, 1.0)])
+    saturated = torch.where(loss > 0, (steep < SATURATED).to(z), sums[1] / divisor)
+    return torch.stack([value, saturated, torch.where(loss > 0, -factor * steep, 1.0)])
 
 
-def counted(valid: Tensor, place: Place) -> Tensor:
-    """[rows] bool: which rows of a part count."""
-    if place.valid_at < 0:
-        return valid.new_ones(place.rows)
-    return valid[place.valid_at : place.valid_at + place.rows]
-
-
-def matched_sums(found: Tensor, valid: Tensor, parts: Sequence[Place]) -> tuple[Tensor, Tensor]:
-    """Of each term: the mean value [terms] over its rows that count; how many those are, at least 1, and their saturated share,
-    [2, terms]. found: what `matched_rows` gave."""
-    term = torch.tensor([place.term for place in parts], device=found.device)
-    rows = [place.rows if place.valid_at < 0 else counted(valid, place).sum() for place in parts]
-    given = torch.stack([torch.as_tensor(n, dtype=found.dtype, device=found.device) for n in rows])
-    sums = found[:2].sum(2)  # rows that do not count are zeros
-    total, count, flat = found.new_zeros(3, terms(parts)).index_add_(1, term, torch.stack([sums[0], given, sums[1]]))
+def matched_means(
+    results: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Of each term the mean value [terms] over its rows that count, and [2, terms] how many those are, at least 1, and their
+    saturated share. results: what `matched_rows` gave."""
+    term = torch.tensor([link.term for link in links], device=results.device)
+    counts = [link.rows if link.flags_at == NO_FLAGS else counted_rows(valid, link).sum() for link in links]
+    counted = torch.stack([torch.as_tensor(n, dtype=results.dtype, device=results.device) for n in counts])
+    value, saturated = results[VALUE].sum(1), results[SATURATED_SHARE].sum(1)  # rows that do not count are zeros
+    sums = results.new_zeros(3, count_terms(links)).index_add_(1, term, torch.stack([value, counted, saturated]))
+    total, count, flat = sums
     count.clamp_(min=1)
     return total / count, torch.stack([count, flat / count])
 
 
 def matched_gradients(
-    mean: Tensor, logvar: Tensor, found: Tensor, shares: Tensor, g: Tensor, rows: Sequence[int], parts: Sequence[Place],
+    mean: Tensor, logvar: Tensor, results: Tensor, shares: Tensor, g: Tensor, rows: Sequence[int], links: Sequence[Link],
+    need: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients by mean and logvar in their dtypes: of g [terms] times the terms' means, or of g [parts, longest] times the rows'
-    values. found: what `matched_rows` gave, shares: what `matched_sums` did."""
-    totals = _Totals([torch.empty(t.shape, dtype=found.dtype, device=t.device) for t in (mean, logvar)], starts(rows))
-    levels = _Rows(_add_slopes, mean, logvar, rows, parts)
-    weight = _weights(found, shares, g, parts, mean.shape[1])
-    for number, place in enumerate(parts):
-        kept = totals.claim(place)
-        for at, inner, outer in levels.pieces(place):
-            levels.run(place, inner, outer, weight[number, at], kept, *totals.of(place, inner, outer))
-    d_mean, d_logvar = totals.finished()
-    return d_mean.to(mean.dtype), d_logvar.to(logvar.dtype)
+    """Gradients by mean and logvar in their dtypes, or size 0: of g [terms] times the terms' means, or of g [links, longest]
+    times the rows' values. results: what `matched_rows` gave, shares: what `matched_means` did."""
+    totals = _Totals([torch.empty(t.shape, dtype=results.dtype, device=t.device) for t in (mean, logvar)], starts(rows))
+    loops = _Loops(_add_gradients, mean, logvar, rows, links)
+    weight = _weights(results, shares, g, links, mean.shape[1])
+    for number, link in enumerate(links):
+        kept = totals.claim(link)
+        for piece, inner, outer in loops.pieces(link):
+            loops.run(link, inner, outer, weight[number, piece], kept, *totals.of(link, inner, outer))
+    totals.finish()
+    d_mean, d_logvar = (
+        total.to(t.dtype) if needed else t.new_empty(0)
+        for total, t, needed in zip(totals.tensors, (mean, logvar), need, strict=True)
+    )
+    return d_mean, d_logvar
 
 
-def _weights(found: Tensor, shares: Tensor, g: Tensor, parts: Sequence[Place], width: int) -> Tensor:
-    """Of the local slopes, [parts, longest]."""
+def _weights(results: Tensor, shares: Tensor, g: Tensor, links: Sequence[Link], width: int) -> Tensor:
+    """What `_gradients` of each row are multiplied by, [links, longest]."""
     wide = max(width, 1)
-    share = [{NONE: -p.part.factor / wide, VIB: 1 / wide}.get(int(p.part.kind), 1.0) for p in parts]
-    local = found.new_tensor(share)[:, None]
-    upstream = g if g.dim() == 2 else (g / shares[0])[[place.term for place in parts], None]
+    share = [{NONE: -link.factor / wide, VIB: 1 / wide}.get(link.kind, 1.0) for link in links]
+    local = results.new_tensor(share)[:, None]
+    upstream = g if g.dim() == 2 else (g / shares[0])[[link.term for link in links], None]
     # a row that does not count gives zeros, whatever the rows and g hold
-    return torch.where(found[2] == 0, 0, upstream.to(found) * found[2] * local)
+    return torch.where(results[GRADIENT] == 0, 0, upstream.to(results) * results[GRADIENT] * local)
 
 
 class _Totals:
@@ -181,30 +245,30 @@ class _Totals:
         self.tensors, self.first = tensors, first
         self.held = [[0] * (len(first) - 1) for _ in tensors]
 
-    def claim(self, place: Place) -> Tensor:
-        """Whether the part's rows hold something, [4]: mean and log-variance of its inner and of its outer level. From now on
+    def claim(self, link: Link) -> Tensor:
+        """Whether the link's rows hold something, [4]: mean and log-variance of its inner and of its outer level. From now on
         they do."""
         kept = []
-        for level in (place.inner, place.outer):
-            for moved, total, held in zip((place.part.moves_mean, True), self.tensors, self.held, strict=True):
+        for level in (link.inner, link.outer):
+            for moved, total, held in zip((link.moves_mean, True), self.tensors, self.held, strict=True):
                 kept.append(float(bool(moved and held[level])))
-                if moved and held[level] < place.rows:
+                if moved and held[level] < link.rows:
                     start = self.first[level]
                     if held[level]:
-                        total[start + held[level] : start + place.rows].zero_()
-                    held[level] = place.rows
+                        total[start + held[level] : start + link.rows].zero_()
+                    held[level] = link.rows
         return self.tensors[0].new_tensor(kept)
 
-    def of(self, place: Place, inner: slice, outer: slice) -> list[Tensor]:
-        """Where the part's slopes are added: mean and log-variance of x, then of y."""
+    def of(self, link: Link, inner: slice, outer: slice) -> list[Tensor]:
+        """The totals that the link's gradients are added to: mean and log-variance of x, then of y."""
         by_mean, by_logvar = self.tensors
-        if place.part.moves_mean:
+        if link.moves_mean:
             return [by_mean[inner], by_logvar[inner], by_mean[outer], by_logvar[outer]]
         unread = [torch.empty_like(by_logvar[inner]) for _ in range(2)]
         return [unread[0], by_logvar[inner], unread[1], by_logvar[outer]]
 
-    def finished(self) -> Sequence[Tensor]:
+    def finish(self) -> None:
+        """Zeros the rows that hold nothing."""
         for total, held in zip(self.tensors, self.held, strict=True):
             for level, rows in enumerate(held):
                 total[self.first[level] + rows : self.first[level + 1]].zero_()
-        return self.tensors

@@ -1,1 +1,0 @@
-"""Losses of matched rows: no pairs, O(N D)."""
