@@ -1,4 +1,4 @@
-"""Arguments looked at before any work: one sentence that names the argument, what came and what is wanted."""
+"""Validation of arguments. Every error is one sentence that names the argument, what came and what is wanted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def choose(argument: str, name: str, options: Mapping[str, T]) -> T:
     """options[name], or an error that lists the names and suggests the nearest."""
     if name in options:
         return options[name]
-    near = difflib.get_close_matches(str(name), options, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    similar = difflib.get_close_matches(str(name), options, n=1)
+    hint = f"; did you mean {similar[0]!r}?" if similar else ""
     raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {name!r}{hint}")
 
 
 def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> Gaussian:
-    """A checked Gaussian; a bare tensor of means will do for scores that do not look at the variance."""
+    """`value` as a checked Gaussian; scores that do not use the variance also take a bare tensor of means."""
     if isinstance(value, Tensor):
         if uses_logvar:
             raise TypeError(f"{argument} must be a Gaussian(mean, logvar) for this score, got a Tensor")
@@ -48,7 +48,7 @@ def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> G
 
 
 def check_sides(names: tuple[str, str], x: Gaussian, y: Gaussian, matched: bool = False) -> None:
-    """x and y fit each other: same D, dtype and device, and the same rows where they are matched."""
+    """x and y must have the same D, dtype and device, and the same number of rows if `matched`."""
     a, b = names
     if x.mean.shape[1] != y.mean.shape[1]:
         raise ValueError(f"{b} must have {a}'s {x.mean.shape[1]} dimensions, got {y.mean.shape[1]}")
@@ -61,10 +61,10 @@ def check_sides(names: tuple[str, str], x: Gaussian, y: Gaussian, matched: bool 
 
 
 def check_ids(names: tuple[str, str], ids: tuple[Tensor | None, Tensor | None], rows: tuple[int, int]) -> None:
-    """Both ids or neither, one integer a row."""
+    """Pair ids must be given for both sides or for neither, one integer per row."""
     if (ids[0] is None) != (ids[1] is None):
-        given, absent = names if ids[1] is None else names[::-1]
-        raise ValueError(f"{absent} must be given where {given} is: pair ids come for both sides or for neither")
+        present, absent = names if ids[1] is None else names[::-1]
+        raise ValueError(f"{absent} must be given where {present} is: pair ids come for both sides or for neither")
     for name, value, n in zip(names, ids, rows, strict=True):
         if value is None:
             continue
@@ -75,7 +75,7 @@ def check_ids(names: tuple[str, str], ids: tuple[Tensor | None, Tensor | None], 
 
 
 def as_scalar(argument: str, value: float | Tensor, like: Tensor) -> Tensor:
-    """A 0-d tensor in the dtype that sums are taken in, still attached to `value`'s graph."""
+    """`value` as a 0-d tensor in the dtype of sums (float64 for float64, else float32), still attached to its graph."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(value, Tensor):
         if value.numel() != 1:
@@ -87,6 +87,6 @@ def as_scalar(argument: str, value: float | Tensor, like: Tensor) -> Tensor:
 
 
 def check_group(group: Any) -> None:
-    """Losses over several ranks are not there yet; a silent single-rank loss would be a wrong one."""
+    """Refuses a group: losses over several ranks are not implemented, and the loss of one rank would be silently wrong."""
     if group is not None:
         raise NotImplementedError("group must be None: losses over several ranks are not implemented in this version")

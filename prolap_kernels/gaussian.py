@@ -12,7 +12,7 @@ class Gaussian(NamedTuple):
     """Z = N(mean, diag(exp(logvar))), a batch of N diagonal Gaussians in D dimensions.
 
     mean, logvar: [N, D] floating point. `logvar` is the natural logarithm of the variance, never of the standard deviation;
-    keep it in float32 under mixed precision. `mean` is taken as it is: normalising it is the model's business.
+    keep it in float32 under mixed precision. `mean` is used as it is; whether it is normalised is up to the model.
     """
 
     mean: Tensor
@@ -30,16 +30,16 @@ class Gaussian(NamedTuple):
 
     @property
     def uncertainty(self) -> Tensor:
-        """Mean log-variance over dimensions, [N]: how general the model takes each row to be."""
+        """Mean log-variance over dimensions, [N]: how general each row is to the model."""
         return widen(self.logvar).mean(-1)
 
     @property
     def half_trace(self) -> Tensor:
-        """-1/2 sum_d exp(logvar), [N]: what the spread takes off a score; in float32 when logvar is a 16-bit type."""
+        """-1/2 sum_d exp(logvar), [N]: what the variance takes off a score; in float32 when logvar is a 16-bit type."""
         return -0.5 * self.var.sum(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """mean + std * e with e ~ N(0, I), [N, D], reparametrised: gradients reach mean and logvar."""
+        """mean + std * e with e ~ N(0, I), [N, D], reparametrised: it has gradients by mean and logvar."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         return self.mean + self.std.to(self.mean.dtype) * noise
 
@@ -48,9 +48,10 @@ class Gaussian(NamedTuple):
         return Gaussian(self.mean[index], self.logvar[index])
 
     def detach(self) -> Gaussian:
+        """The same Gaussians, outside the graph."""
         return Gaussian(self.mean.detach(), self.logvar.detach())
 
 
 def widen(value: Tensor) -> Tensor:
-    """16-bit types as float32, others as they are: sums and exponentials are never taken in 16 bits."""
+    """`value` in float32 if it has 16 bits, else as it is: sums and exponentials are never taken in 16 bits."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
