@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from prolap.config import Config
-from prolap.config.loading import load_config
+from prolap.training.config import Config, load_config
 from prolap.training.rehearsal import trainer
 from prolap.training.train import Trainer
 

@@ -47,9 +47,9 @@ COLUMNS = {
 def measure(name: str, seed: int, steps: int | None = None, threads: int | None = None) -> dict[str, object]:
     """Train one recipe with one seed and evaluate it on dev."""
     from prolap.cli.quickstart import baseline_of
-    from prolap.config.loading import load_config
     from prolap.data import open_data
     from prolap.evaluation.protocol import evaluate
+    from prolap.training.config import load_config
     from prolap.training.train import train
     from prolap.weights.checkpoint import load_model
 

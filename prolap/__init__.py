@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import Config
-    from prolap.config.loading import load_config
+    from prolap.training.config import Config, load_config
     from prolap.training.train import TrainResult
     from prolap.weights.checkpoint import load_model
 
@@ -18,9 +17,9 @@ __version__ = "0.1.0"
 __all__ = ["Config", "TrainResult", "load_config", "load_model"]
 
 _HOMES = {
-    "Config": "prolap.config",
+    "Config": "prolap.training.config",
     "TrainResult": "prolap.training.train",
-    "load_config": "prolap.config.loading",
+    "load_config": "prolap.training.config",
     "load_model": "prolap.weights.checkpoint",
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import Config
+    from prolap.config import BaseConfig
     from prolap.data.files.check import Findings
 
 NAMES = 10  # of each kind of trouble are printed; --json has them all
@@ -45,9 +45,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status: 1 if sounds are broken, else 0."""
-    from prolap.config.loading import load_config
     from prolap.data.files.check import check_split, overlaps
     from prolap.data.union import parse
+    from prolap.training.config import load_config
     from prolap.utils.progress import data_progress
 
     config = load_config(file=arguments.config, overrides=rest)
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if any(each.broken for each in found) else 0
 
 
-def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | None]:
+def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int] | None]:
     """Lengths of captions in tokens of the configured text encoder, end tokens included; None without its tokenizer."""
     from dataclasses import replace
 
@@ -105,7 +105,7 @@ def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | N
     return count
 
 
-def lines(found: Findings, config: Config) -> list[str]:
+def lines(found: Findings, config: BaseConfig) -> list[str]:
     """The report of a split."""
     document = found.document(config)
     seconds, longer = document["seconds"], document["longer_than"]

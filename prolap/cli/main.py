@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _quickstart(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from prolap.config.loading import load_config
+    from prolap.training.config import load_config
 
     config = load_config("quickstart", overrides=rest)
     from prolap.cli import quickstart
@@ -106,8 +106,8 @@ def _quickstart(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> int:
-    from prolap.config.loading import load_config
     from prolap.config.options import ConfigError
+    from prolap.training.config import load_config
 
     if arguments.help:
         return _train_help(rest)
@@ -139,8 +139,7 @@ def _train_help(rest: list[str]) -> int:
         import tyro
     except ImportError as error:
         raise ImportError("the list of options needs the package tyro: pip install prolap[train]") from error
-    from prolap.config import Config
-    from prolap.config.loading import load_config
+    from prolap.training.config import Config, load_config
 
     plain = (tyro.conf.FlagConversionOff,)
     try:

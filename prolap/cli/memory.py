@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import Config
+    from prolap.training.config import Config
 
 
 def add(commands: Any) -> None:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status, 0."""
-    from prolap.config.loading import load_config
+    from prolap.training.config import load_config
 
     config = load_config(file=arguments.config, overrides=rest)
     from prolap.training.rehearsal import rehearse

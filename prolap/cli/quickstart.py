@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from prolap.config import Config, LossConfig, PairTerm
+from prolap.training.config import Config
+from prolap.training.terms import loss_config
 
 PLANNED = {"render": 60.0, "train": 180.0, "evaluate": 45.0}
 """Seconds that each phase takes at most on the two cores that the recipe was made for; past that the report says so."""
@@ -41,16 +42,8 @@ class Clock:
 
 def baseline_of(config: Config) -> Config:
     """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
-    loss = config.loss
-    pairs = PairTerm(score="dot", objective="sigmoid")
-    alone = LossConfig(
-        pairs=pairs,
-        scale_init=loss.scale_init,
-        bias_init=loss.bias_init,
-        scale_max=loss.scale_max,
-        scale_min=loss.scale_min,
-    )
-    return replace(config, loss=alone, run=f"{config.run}/baseline")
+    model = replace(config.model, score="dot")
+    return replace(config, model=model, loss=loss_config(), run=f"{config.run}/baseline")
 
 
 def run(config: Config, *, progress: bool = True) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a preset, a file and the command line to a Config, with errors that name the option and where it was set.
+"""From a preset, a file and the command line to a configuration, with errors that name the option and where it was set.
 
 Files and command line go the same way: everything becomes text by dotted name, and one converter reads it by the type
 of the field. YAML is read without guessing types, so that `amp: off` and `lr: 1e-5` mean what they say.
@@ -13,45 +13,49 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.options import SWITCH, ConfigError, check, convert, describe, hint_of, leaves, options
 
 COMMAND_LINE = "on the command line"
 _SUPERSEDES = {"steps": "epochs", "optim.warmup": "optim.warmup_epochs"}  # set later without the other, it wins
+Config = TypeVar("Config", bound=BaseConfig)
 Layer = dict[str, tuple[Any, str]]
 """Dotted name -> (text or list of texts, where it was set)."""
 
 
-def load_config(
-    preset: str | None = None, file: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
+def load(
+    default: Config,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Config:
-    """The preset's settings, over them those of a YAML or TOML file, over them the overrides.
+    """`default` with the preset's settings, over them those of a YAML or TOML file, over them the overrides.
 
     overrides: words as on the command line (`--optim.lr 1e-4`, `--optim.lr=1e-4` or `optim.lr=1e-4`), or a mapping of
     dotted names to values. Without `preset`, the overrides or the file may name one. Raises ConfigError.
     """
-    layers = []
+    known, layers = options(default), []
     if file is not None:
-        layers.append(_flatten(_read_file(Path(file)), f"in {file}"))
+        layers.append(_flatten(_read_file(Path(file)), f"in {file}", known))
     if isinstance(overrides, Mapping):
-        layers.append(_flatten(overrides, "in the overrides"))
+        layers.append(_flatten(overrides, "in the overrides", known))
     else:
-        layers.append(parse_words(overrides))
+        layers.append(parse_words(overrides, known))
     if preset is not None:
         layers.append({"preset": (preset, COMMAND_LINE)})
     named = [layer["preset"] for layer in layers if "preset" in layer]
-    name, source = named[-1] if named else (Config().preset, "by default")
-    return _merge([*_preset_layers(str(name), source), *layers])
+    name, source = named[-1] if named else (default.preset, "by default")
+    return _merge(default, [*_preset_layers(str(name), source, known), *layers])
 
 
-def from_dict(values: Mapping[str, Any], source: str) -> Config:
-    """The inverse of `to_dict`; `source` says in errors where the values come from."""
-    return _merge([_flatten(values, source)])
+def from_dict(values: Mapping[str, Any], source: str, default: Config) -> Config:
+    """The inverse of `to_dict`, over `default`; `source` says in errors where the values come from."""
+    return _merge(default, [_flatten(values, source, options(default))])
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: BaseConfig) -> dict[str, Any]:
     """Every option as plain, nested values that JSON and YAML can hold."""
 
     def plain(value: Any) -> Any:
@@ -62,14 +66,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dict(plain(asdict(config)))
 
 
-def to_yaml(config: Config) -> str:
-    """Every option as a YAML file that `load_config` reads back to an equal Config."""
+def to_yaml(config: BaseConfig) -> str:
+    """Every option as a YAML file that `load` reads back to an equal configuration."""
     import yaml
 
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-def differences(one: Config, other: Config, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
+def differences(one: BaseConfig, other: BaseConfig, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
     """(dotted name, value in one, value in other) of every option that differs."""
     first, second = leaves(one), leaves(other)
     return [(key, first[key], second[key]) for key in first if key not in ignore and first[key] != second[key]]
@@ -81,7 +85,7 @@ def preset_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
-def parse_words(words: Sequence[str]) -> Layer:
+def parse_words(words: Sequence[str], known: Mapping[str, Any]) -> Layer:
     """Command-line words to a layer. A switch needs no value; `-` in a name is read as `_`."""
     layer: Layer = {}
     rest = list(words)
@@ -91,7 +95,7 @@ def parse_words(words: Sequence[str]) -> Layer:
             raise ConfigError(f"{word!r} {COMMAND_LINE} is no option; want --name value or name=value.")
         name, equals, value = word.removeprefix("--").partition("=")
         key = name.replace("-", "_")
-        hint = hint_of(key, COMMAND_LINE)
+        hint = hint_of(key, COMMAND_LINE, known)
         layer[key] = (value if equals else _take(key, hint, rest), COMMAND_LINE)
     return layer
 
@@ -107,19 +111,20 @@ def _take(key: str, hint: Any, rest: list[str]) -> Any:
     return rest.pop(0)
 
 
-def _preset_layers(names: str, source: str) -> list[Layer]:
+def _preset_layers(names: str, source: str, known: Mapping[str, Any]) -> list[Layer]:
     """The layers of `one+another`, later ones over earlier ones, each after what it builds on."""
-    return [layer | {"preset": (names, source)} for name in names.split("+") for layer in _one_preset(name, source)]
+    layers = [layer for name in names.split("+") for layer in _one_preset(name, source, known)]
+    return [layer | {"preset": (names, source)} for layer in layers]
 
 
-def _one_preset(name: str, source: str) -> list[Layer]:
+def _one_preset(name: str, source: str, known: Mapping[str, Any]) -> list[Layer]:
     if name not in preset_names():
         close = difflib.get_close_matches(name, preset_names(), n=1)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise ConfigError(f"preset: got {name!r} {source}, want one of {', '.join(preset_names())}{meant}")
     text = resources.files("prolap.config").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    layer = _flatten(_parse_yaml(text, f"preset {name}"), f"in preset {name}")
-    base = _preset_layers(str(layer["preset"][0]), f"in preset {name}") if "preset" in layer else []
+    layer = _flatten(_parse_yaml(text, f"preset {name}"), f"in preset {name}", known)
+    base = _preset_layers(str(layer["preset"][0]), f"in preset {name}", known) if "preset" in layer else []
     return [*base, layer]
 
 
@@ -147,28 +152,28 @@ def _parse_yaml(text: str, name: str) -> Any:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
-def _flatten(values: Any, source: str, prefix: str = "") -> Layer:
+def _flatten(values: Any, source: str, known: Mapping[str, Any], prefix: str = "") -> Layer:
     if not isinstance(values, Mapping):
         raise ConfigError(f"configuration: got a {type(values).__name__} {source}, want options by name.")
     layer: Layer = {}
     for name, value in values.items():
         key = prefix + str(name)
         if isinstance(value, Mapping):
-            layer |= _flatten(value, source, f"{key}.")
-        elif not (is_dataclass(options().get(key)) and value in ("", None)):  # an empty section is fine
+            layer |= _flatten(value, source, known, f"{key}.")
+        elif not (is_dataclass(known.get(key)) and value in ("", None)):  # an empty section is fine
             layer[key] = (value, source)
     return layer
 
 
-def _merge(layers: Sequence[Layer]) -> Config:
-    merged: Layer = {}
+def _merge(default: Config, layers: Sequence[Layer]) -> Config:
+    known, merged = options(default), Layer()
     for layer in layers:
         for later, earlier in _SUPERSEDES.items():
             if later in layer and earlier not in layer:
                 merged.pop(earlier, None)
         merged |= layer
-    values = {key: convert(key, value, hint_of(key, source), source) for key, (value, source) in merged.items()}
-    config: Config = _fill(Config(), values, "")
+    values = {key: convert(key, value, hint_of(key, source, known), source) for key, (value, source) in merged.items()}
+    config: Config = _fill(default, values, "")
     check(config, {key: source for key, (_, source) in merged.items()})
     return config
 

@@ -43,3 +43,14 @@ class ModelConfig:
     """Smooth lower and upper bound of the log-variance."""
     detach_uncertainty: bool = False
     """Let no gradient pass from the log-variance head into the encoder."""
+    score: str = "csd"
+    """How alike a sound and a caption are, a name in prolap_kernels.SCORES: csd (Gaussians), dot (means alone: a deterministic
+    model), and others."""
+    scale_init: float = 3.0
+    """Initial scale of the logits (stored as its logarithm)."""
+    bias_init: float = -5.5
+    """Initial bias of the logits; the softmax objective has none."""
+    scale_max: float = 100.0
+    """Smooth upper bound of the scale."""
+    scale_min: float | None = None
+    """Smooth lower bound of the scale; None sets none."""

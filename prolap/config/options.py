@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 import re
 import types
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 
 _NONE = ("none", "null", "~", "")
 BEST_METRICS = [f"{name}_{way}" for name in ("r1", "r5", "r10", "map10") for way in ("t2a", "a2t", "mean")]
@@ -36,7 +35,7 @@ _WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "more than 0": (
         lambda value: value > 0,
-        "optim.lr epochs data.seconds data.eval_seconds loss.scale_init loss.scale_max loss.scale_min",
+        "optim.lr epochs data.seconds data.eval_seconds model.scale_init model.scale_max model.scale_min",
     ),
     "two numbers from 0 to 1, the lower first": (lambda value: 0 <= value[0] <= value[1] <= 1, "mix.alpha"),
     "a name such as r1_mean or map10_t2a": (lambda value: value in BEST_METRICS, "best_metric"),
@@ -47,24 +46,19 @@ class ConfigError(ValueError):
     """An option that does not exist or has a value it cannot have; the message is one sentence."""
 
 
-@functools.cache
-def options() -> dict[str, Any]:
-    """Dotted name -> type; of a section, its dataclass."""
-
-    def walk(cls: Any, prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, hint in get_type_hints(cls).items():
-            found[prefix + name] = hint
-            if is_dataclass(hint):
-                found |= walk(hint, f"{prefix}{name}.")
-        return found
-
-    return walk(Config, "")
+def options(section: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> type, of all below a section; of a section in it, its dataclass."""
+    known: dict[str, Any] = {}
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        known[prefix + name] = type(value) if is_dataclass(value) else hint
+        if is_dataclass(value):
+            known |= options(value, f"{prefix}{name}.")
+    return known
 
 
-def hint_of(key: str, source: str) -> Any:
-    """The type of an option; an unknown name is a ConfigError that suggests the nearest one."""
-    known = options()
+def hint_of(key: str, source: str, known: Mapping[str, Any]) -> Any:
+    """The type of an option among `known`; an unknown name is a ConfigError that suggests the nearest one."""
     if key in known and not is_dataclass(known[key]):
         return known[key]
     names = [name for name, hint in known.items() if not is_dataclass(hint)]
@@ -130,7 +124,7 @@ def describe(hint: Any) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
 
 
-def check(config: Config, sources: Mapping[str, str]) -> None:
+def check(config: BaseConfig, sources: Mapping[str, str]) -> None:
     """Raise ConfigError for the first value outside its range; `sources` says where an option was set."""
     values = leaves(config)
     for what, (holds, names) in _WANTED.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data.cache import Progress
 from prolap.data.dataset import AudioTextData, Caption, Split
 from prolap.data.files.layouts import Part
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def open_data(config: Config, split: Split, progress: Progress | None = None) -> AudioTextData:
+def open_data(config: BaseConfig, split: Split, progress: Progress | None = None) -> AudioTextData:
     """The data of a split: what `config.data` names for it, or the split of that name of what it names for training.
 
     Opening `train` also looks whether its sounds occur in dev or test (`config.data.overlap`), unless it overfits.
@@ -38,7 +38,7 @@ def open_data(config: Config, split: Split, progress: Progress | None = None) ->
     return data
 
 
-def parts_of(config: Config, split: Split, training: Sequence[Part]) -> Sequence[Part]:
+def parts_of(config: BaseConfig, split: Split, training: Sequence[Part]) -> Sequence[Part]:
     """What the data of a split are made of: what its own option names, or `training` where this knows the split by itself.
 
     Errors: ValueError if neither does.
@@ -57,7 +57,7 @@ def parts_of(config: Config, split: Split, training: Sequence[Part]) -> Sequence
     )
 
 
-def _check_overlap(config: Config, training: Sequence[Part], data: AudioTextData) -> None:
+def _check_overlap(config: BaseConfig, training: Sequence[Part], data: AudioTextData) -> None:
     """Look for sounds of the training data in dev and test, as far as there are any; nothing is decoded."""
     mode = config.data.overlap
     opened = data.parts if isinstance(data, WeightedUnion) else [data]

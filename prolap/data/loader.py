@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data.batch import LEVELS, Batch, gathered
 from prolap.data.dataset import AudioTextData, Caption
-from prolap.data.mixing import Mixer, mixes
+from prolap.data.mixing import Mixer
 from prolap.utils.seeding import numpy_generator, torch_generator
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -38,13 +38,15 @@ class Loader:
 
     Each epoch is a new order of the clips by (seed, epoch), the data set's own `order(seed, epoch)` where it has that method (it
     may name a clip several times); what does not fill a batch is left out. The caption of a clip, and the crop of a longer
-    file, are drawn by (seed, epoch, index), anew each time that a clip returns within an epoch. Where the configuration asks
-    for mixtures, they are made here (`prolap.data.mixing`). Nothing depends on `config.workers`.
+    file, are drawn by (seed, epoch, index), anew each time that a clip returns within an epoch. Mixtures (`prolap.data.mixing`)
+    are made if `mixes`, or, where that is None, if `config.mix.share` asks for them. Nothing depends on `config.workers`.
 
     Errors: ValueError if the data set has fewer clips than a batch; ConfigError for mixtures that cannot be made.
     """
 
-    def __init__(self, data: AudioTextData, tokenizer: Tokenizer, config: Config) -> None:
+    def __init__(
+        self, data: AudioTextData, tokenizer: Tokenizer, config: BaseConfig, mixes: bool | None = None
+    ) -> None:
         self.data = data
         self.tokenizer = tokenizer
         self.config = config
@@ -55,7 +57,7 @@ class Loader:
             what = "overfit" if config.overfit else "batch_size"
             raise ValueError(f"{what} is {size}, but {data.name} has only {len(data)} clips")
         self.size = size
-        self.mixer = Mixer(data, tokenizer, config) if mixes(config) else None
+        self.mixer = Mixer(data, tokenizer, config) if (config.mix.share > 0 if mixes is None else mixes) else None
 
     @property
     def steps_per_epoch(self) -> int:

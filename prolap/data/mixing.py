@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prolap.config import Config, LossConfig, MixConfig
+from prolap.config import BaseConfig, MixConfig
 from prolap.config.options import ConfigError
 from prolap.data.audio import pad
 from prolap.data.batch import Mixtures
@@ -27,8 +27,6 @@ from prolap.data.features import Features
 from prolap.utils.seeding import numpy_generator
 
 WORDS = ("and", "while")
-TERMS = ("masked_pairs", "cross_inclusion", "hierarchy", "repulsion")
-"""Terms of the loss that look at mixtures, or would."""
 
 
 @runtime_checkable
@@ -53,12 +51,7 @@ class Plan(NamedTuple):
     """b joining words."""
 
 
-def mixes(config: Config) -> bool:
-    """Whether a run needs mixtures: `mix.share` asks for them and a term that counts looks at them."""
-    return config.mix.share > 0 and any(getattr(config.loss, name).weight for name in TERMS)
-
-
-def check(config: Config) -> None:
+def check(config: BaseConfig) -> None:
     """Raise ConfigError for options that do not go with mixtures."""
     mix, size = config.mix, config.overfit or config.batch_size
     if mix.levels < 1:
@@ -73,15 +66,6 @@ def check(config: Config) -> None:
     if config.data.cache_features:
         raise ConfigError(
             f"data.cache_features: got true with mix.share {mix.share}, want false: mixtures are made of waveforms."
-        )
-    _refuse_repulsion(config.loss, mix)
-
-
-def _refuse_repulsion(loss: LossConfig, mix: MixConfig) -> None:
-    if loss.repulsion.weight:
-        raise ConfigError(
-            f"loss.repulsion.weight: got {loss.repulsion.weight} with mix.share {mix.share}, want 0: a mixture would be repelled "
-            "from the clip that it was mixed with."
         )
 
 
@@ -132,7 +116,7 @@ class Mixer:
     Errors: ConfigError for options that do not go with mixtures (`check`), or a data set without waveforms.
     """
 
-    def __init__(self, data: AudioTextData, tokenizer: Callable[[list[str]], Tensor], config: Config) -> None:
+    def __init__(self, data: AudioTextData, tokenizer: Callable[[list[str]], Tensor], config: BaseConfig) -> None:
         check(config)
         for part in getattr(data, "parts", [data]):
             if not isinstance(part, Audible):

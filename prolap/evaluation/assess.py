@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data import AudioTextData
 from prolap.evaluation import claims, metrics, plots
 from prolap.evaluation.protocol import evaluate_full
@@ -24,7 +24,7 @@ class Assessed:
     model: ProLAP
     baseline: ProLAP | None
     data: AudioTextData
-    config: Config
+    config: BaseConfig
     path: Path
     """metrics.json; the plots stand beside it."""
     log: Path | None = None

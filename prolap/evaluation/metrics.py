@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.loading import to_dict
 from prolap.utils import environment
 from prolap.utils.files import write_text
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 2
 
 
 def document(
-    config: Config,
+    config: BaseConfig,
     device: torch.device,
     sections: Mapping[str, Any],
     claims: Sequence[Mapping[str, Any]],

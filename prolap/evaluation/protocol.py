@@ -62,7 +62,7 @@ def evaluate(
     """The sections retrieval, baseline, uncertainty, inclusion, traversal, comparison and reasons of metrics.json.
 
     All numbers are fractions. A value that cannot be computed is None, with the reason under `reasons` by its path.
-    `mask` defaults to MaskConfig(). The model is scored by its own `config.loss.pairs.score` (csd without one), the
+    `mask` defaults to MaskConfig(). The model is scored by its own `config.model.score` (csd without one), the
     baseline by `dot`. See `evaluate_full` for what the plots need besides.
     """
     return evaluate_full(model, data, baseline=baseline, seed=seed, mask=mask).metrics
@@ -114,9 +114,9 @@ def evaluate_full(
 
 
 def score_of(model: Any) -> str:
-    """The score that the model was trained with: `config.loss.pairs.score`, or csd."""
+    """The score that the model was trained with: `config.model.score`, or csd."""
     config = getattr(model, "config", None)
-    return "csd" if config is None else str(config.loss.pairs.score)
+    return "csd" if config is None else str(config.model.score)
 
 
 def _queries(data: Any) -> _Queries:

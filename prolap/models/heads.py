@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prolap.config import LossConfig, ModelConfig
+from prolap.config import ModelConfig
 from prolap_kernels import Gaussian
 
 SATURATED = 0.2  # of the margin; nearer to a bound than this, the gradient is below 1/10
@@ -39,7 +39,7 @@ def unbound(value: float, lower: float, upper: float, width: float | None = None
     return inner + m * (2 / math.pi) * math.tan((value - inner) * (math.pi / 2 / m))
 
 
-def scale_bounds(config: LossConfig) -> tuple[float, float, float]:
+def scale_bounds(config: ModelConfig) -> tuple[float, float, float]:
     """Lower and upper bound of the logarithm of the scale, and the width of the bend at each."""
     lower, upper = math.log(config.scale_min) if config.scale_min else -math.inf, math.log(config.scale_max)
     return lower, upper, min(SCALE_BEND, margin(lower, upper))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data.audio import read, resample
 from prolap.data.features import make_features
 from prolap.data.mixing import WORDS
@@ -31,22 +31,22 @@ class ProLAP(nn.Module):
     `config` and `vocabulary` travel with the model. A pair's logit is scale · score + bias.
     """
 
-    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
+    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.audio = AUDIO[config.model.audio](config)
         self.text = TEXT[config.model.text](config, vocabulary)
         self.audio_head = Head(self.audio.width, config.model)
         self.text_head = Head(self.text.width, config.model)
-        loss = config.loss
-        if not (loss.scale_min or 0) < loss.scale_init < loss.scale_max:
-            least = "0" if loss.scale_min is None else f"scale_min={loss.scale_min}"
-            wanted = f"above {least} and below scale_max={loss.scale_max}"
-            raise ValueError(f"scale_init: got {loss.scale_init}, want {wanted}.")
-        self._scale_bounds = scale_bounds(loss)
-        log_scale = unbound(math.log(loss.scale_init), *self._scale_bounds)
+        options = config.model
+        if not (options.scale_min or 0) < options.scale_init < options.scale_max:
+            least = "0" if options.scale_min is None else f"scale_min={options.scale_min}"
+            wanted = f"above {least} and below scale_max={options.scale_max}"
+            raise ValueError(f"scale_init: got {options.scale_init}, want {wanted}.")
+        self._scale_bounds = scale_bounds(options)
+        log_scale = unbound(math.log(options.scale_init), *self._scale_bounds)
         self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.tensor(float(loss.bias_init), dtype=torch.float32))
+        self.bias = nn.Parameter(torch.tensor(float(options.bias_init), dtype=torch.float32))
 
     @property
     def scale(self) -> Tensor:
@@ -133,7 +133,7 @@ def evaluating(*models: nn.Module | Any) -> Iterator[None]:
             module.training = mode
 
 
-def build_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
+def build_tokenizer(config: BaseConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that `config.model.text` reads; `texts` are the training captions, where it is made of them.
 
     Where captions will be joined (`config.mix`), the joining words are known too.
@@ -142,7 +142,7 @@ def build_tokenizer(config: Config, texts: Iterable[str]) -> Tokenizer:
     return TEXT[config.model.text].tokenizer.new(config.model, texts)
 
 
-def build_model(config: Config, vocabulary: Tokenizer) -> ProLAP:
+def build_model(config: BaseConfig, vocabulary: Tokenizer) -> ProLAP:
     """A new model; the same (config, vocabulary) always has the same weights, whatever was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(config.seed, "model").initial_seed())

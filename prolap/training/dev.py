@@ -26,7 +26,7 @@ def batch_metrics(model: ProLAP, batch: Batch) -> dict[str, float]:
 
     with evaluating(model):
         audio, text = model.encode_audio(batch.audio, batch.frames), model.encode_text(batch.tokens)
-    ranks = retrieve(audio, text, np.arange(len(batch)), score=model.config.loss.pairs.score)
+    ranks = retrieve(audio, text, np.arange(len(batch)), score=model.config.model.score)
     return _named(ranks.metrics())
 
 

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prolap.config import Config
 from prolap.data.batch import LEVELS, Batch, Mixtures
 from prolap.data.loader import Loader
-from prolap.data.mixing import mixes
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.model import build_model
 from prolap.training import memory
+from prolap.training.config import Config
 from prolap.training.train import Trainer
 from prolap.utils import environment
 from prolap.utils.seeding import torch_generator
@@ -39,6 +38,8 @@ class StandIn:
 class MadeUp(Loader):
     """Noise of `data.seconds` and captions of `model.max_tokens` tokens: the longest that training can meet."""
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.size = config.overfit or config.batch_size
@@ -57,7 +58,7 @@ class MadeUp(Loader):
         frames = torch.full((rows,), audio.shape[1])
         rng = torch.arange(rows)
         mixtures = None
-        if mixes(config):
+        if config.mixes:
             levels, few = config.mix.levels, max(1, round(config.mix.share * rows))
             mixtures = Mixtures(
                 audio=sounds(config, (levels, few), generator),

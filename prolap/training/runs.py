@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from prolap.config import Config
-from prolap.config.loading import differences, load_config, to_yaml
+from prolap.config.loading import differences, from_dict, to_yaml
 from prolap.config.options import ConfigError
+from prolap.training.config import Config, load_config
 from prolap.utils.files import write_text
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import Checkpoint
@@ -56,10 +56,11 @@ def resume(config: Config, versions: dict[str, Any]) -> Checkpoint | None:
     if found is None:
         checkpoints.prune(run)
         return None
-    _same(checkpoints.config_of(found), config, f"checkpoint {found.path.name}")
-    before = found.state["versions"]
+    before = from_dict(found.state["config"], f"in {found.path / checkpoints.STATE}", Config())
+    _same(before, config, f"checkpoint {found.path.name}")
+    versions_before = found.state["versions"]
     bits = {key: now for key, now in versions.items() if key != "commit"}  # most commits leave the bits alone
-    changed = [f"{key} {before.get(key)} -> {now}" for key, now in bits.items() if before.get(key) != now]
+    changed = [f"{key} {was} -> {now}" for key, now in bits.items() if (was := versions_before.get(key)) != now]
     if changed:
         what = ", ".join(changed)
         warnings.warn(f"the resumed run may differ in its last bits: {what}.", RuntimeWarning, stacklevel=3)

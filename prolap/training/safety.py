@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 
-from prolap.config import Config, LossConfig
+from prolap.training.config import Config
 
 
 class TrainingStopped(RuntimeError):
@@ -17,12 +16,6 @@ class TrainingStopped(RuntimeError):
         good = f"the last good checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
         super().__init__(f"training stopped at step {step}: {reason}; {good}.")
         self.step, self.reason, self.checkpoint = step, reason, checkpoint
-
-
-def trains_uncertainty(loss: LossConfig) -> bool:
-    """Whether a term that counts looks at log-variances; a deterministic baseline has none."""
-    terms = [getattr(loss, field.name) for field in fields(loss)]
-    return any(getattr(term, "weight", 0) and getattr(term, "score", None) != "dot" for term in terms)
 
 
 def not_finite(values: Mapping[str, float]) -> str | None:
@@ -37,7 +30,7 @@ def unusable_uncertainty(values: Mapping[str, float], config: Config, warm: bool
     Reads `bounds/<modality>` and `uncertainty/<modality>_spread`; a batch of one row has no spread. A new model's
     log-variances start all alike by construction, so a missing spread counts only once the warm-up is over (`warm`).
     """
-    if not trains_uncertainty(config.loss):
+    if not config.trains_uncertainty:
         return None
     safety, rows = config.safety, config.overfit or config.batch_size
     for modality in ("audio", "text"):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from prolap.config import Config, MaskConfig
+from prolap.config import MaskConfig
 from prolap.data.batch import Batch
 from prolap.data.masking import new_links, recursive_masks
-from prolap.data.mixing import mixes
 from prolap.models.model import ProLAP
+from prolap.training.config import Config
 from prolap.training.gradcache import Encode
-from prolap.training.losses import Views, all_terms, needs_masks
 from prolap.training.memory import phase
-from prolap.training.mixing_views import with_mixtures
+from prolap.training.terms import Logit, all_terms, needs_masks
+from prolap.training.views import Views
 from prolap_kernels import Gaussian
 
 
@@ -34,25 +36,18 @@ def training_losses(
     with phase("encode"):
         views = encode_views(model, batch, config, generator, encode)
     with phase("losses"):
-        return _losses(model, views, config)
-
-
-def _losses(model: ProLAP, views: Views, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    scale, bias = model.scale, model.bias
-    logs: dict[str, Tensor] = {}
-    weighted = []
-    losses, saturated = all_terms(views, config.loss, scale, bias)
-    for name, loss in losses.items():
-        logs[f"loss/{name}"] = loss.detach()
-        weighted.append(getattr(config.loss, name).weight * loss)
-    logs |= {f"saturated/{name}": share for name, share in saturated.items()}
-    logs |= {"scale": scale.detach(), "bias": bias.detach().clone()}
-    with torch.no_grad():
-        logs |= _statistics("audio", views, views.audio, views.masked_audio)
-        logs |= _statistics("text", views, views.text, views.masked_text)
-        logs["bounds/audio"] = model.audio_head.saturated(views.audio.logvar)
-        logs["bounds/text"] = model.text_head.saturated(views.text.logvar)
-    return torch.stack(weighted).sum(), logs
+        scale, bias = model.scale, model.bias
+        losses, saturated = all_terms(views, config.loss, Logit(config.model.score, scale, bias))
+        weighted = [getattr(config.loss, name).weight * loss for name, loss in losses.items()]
+        logs = {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+        logs |= {f"saturated/{name}": share for name, share in saturated.items()}
+        logs |= {"scale": scale.detach(), "bias": bias.detach().clone()}
+        with torch.no_grad():
+            logs |= _statistics("audio", views, views.audio, views.masked_audio)
+            logs |= _statistics("text", views, views.text, views.masked_text)
+            logs["bounds/audio"] = model.audio_head.saturated(views.audio.logvar)
+            logs["bounds/text"] = model.text_head.saturated(views.text.logvar)
+        return torch.stack(weighted).sum(), logs
 
 
 def encode_views(
@@ -64,48 +59,73 @@ def encode_views(
     """
     encode = Encode(model) if encode is None else encode
     audio, text = encode.audio(batch.audio, batch.frames), encode.text(batch.tokens)
-    shared = config.data.shared_captions
-    if mixes(config):
-        return with_mixtures(encode, Views(audio, text, batch, shared=shared))
-    if not needs_masks(config.loss):
-        return Views(audio, text, batch, shared=shared)
+    shared, needed = config.data.shared_captions, needs_masks(config.loss)
+    if config.mixes:
+        return _mixed(encode, audio, text, batch, config)
     mask = config.mask
-    if not mask.audio_copies and not mask.text_copies:
+    copies: dict[str, Any] = {}
+    if needed and not mask.audio_copies and not mask.text_copies:
         raise ValueError("mask: audio_copies and text_copies are both 0, but a loss term needs masked copies.")
     rows = max(1, round(mask.share * len(batch)))
     sound, frames, tokens = batch.audio[:rows], batch.frames[:rows], batch.tokens[:rows]
-    masks = _draw(model.audio_grid(sound, frames), mask.audio_copies, mask, generator)
-    masked_audio: list[Gaussian] = []
-    if masks:
-        n = len(masks)
-        stacked = encode.audio(sound, frames, torch.cat(masks), mask.mode)
-        masked_audio = _unstack(stacked, n)
-    audio_links = new_links(masks) if masks else None
-    masks = _draw(model.text_grid(tokens), mask.text_copies, mask, generator)
-    masked_text: list[Gaussian] = []
-    if masks:
-        n = len(masks)
-        masked_text = _unstack(encode.text(tokens, torch.cat(masks), mask.mode), n)
-    text_links = new_links(masks) if masks else None
-    return Views(audio, text, batch, masked_audio, masked_text, audio_links, text_links, shared)
+    if "audio" in needed:
+        masks = _draw(model.audio_grid(sound, frames), mask.audio_copies, mask, generator)
+        stacked = encode.audio(sound, frames, torch.cat(masks), mask.mode) if masks else None
+        copies["masked_audio"], copies["audio_links"] = _unstack(stacked, masks)
+    if "text" in needed:
+        masks = _draw(model.text_grid(tokens), mask.text_copies, mask, generator)
+        stacked = encode.text(tokens, torch.cat(masks), mask.mode) if masks else None
+        copies["masked_text"], copies["text_links"] = _unstack(stacked, masks)
+    return Views(audio, text, batch, **copies, shared=shared)
 
 
 def _draw(grid: Tensor, copies: int, mask: MaskConfig, generator: torch.Generator) -> list[Tensor]:
     return recursive_masks(grid, copies, mask.ratio, generator) if copies else []
 
 
-def _unstack(stacked: Gaussian, copies: int) -> list[Gaussian]:
-    return [Gaussian(*level) for level in zip(stacked.mean.chunk(copies), stacked.logvar.chunk(copies), strict=True)]
+def _unstack(stacked: Gaussian | None, masks: list[Tensor]) -> tuple[list[Gaussian], Tensor | None]:
+    """The Gaussians level by level, and which levels mask something new."""
+    if stacked is None:
+        return [], None
+    parts = zip(stacked.mean.chunk(len(masks)), stacked.logvar.chunk(len(masks)), strict=True)
+    return [Gaussian(*level) for level in parts], new_links(masks)
 
 
-def _statistics(modality: str, views: Views, view: Gaussian, copies: list[Gaussian]) -> dict[str, Tensor]:
-    uncertainty = view.uncertainty
+def _mixed(encode: Encode, audio: Gaussian, text: Gaussian, batch: Batch, config: Config) -> Views:
+    """The views of a batch with its mixtures in the place of masked copies; those of all levels are encoded in one call."""
+    mixtures = batch.mixtures
+    if mixtures is None:
+        raise ValueError("batch: it has no mixtures, but mix.share asks for them; want one of the loader.")
+    levels, rows = mixtures.alpha.shape
+    sounds = encode.audio(mixtures.audio.flatten(0, 1), mixtures.frames.repeat(levels))
+    return Views(
+        audio,
+        text,
+        batch,
+        masked_audio=[sounds.rows(slice(level * rows, (level + 1) * rows)) for level in range(levels)],
+        masked_text=[encode.text(mixtures.tokens)],
+        audio_links=more_even(mixtures.alpha),
+        text_links=mixtures.joined[None],
+        shared=config.data.shared_captions,
+        partner=mixtures.partner,
+    )
+
+
+def more_even(alpha: Tensor) -> Tensor:
+    """Whether a level mixes more evenly than the one before, bool [levels, b]; the sound itself has alpha 1.
+
+    A link between equal mixtures would say that a sound contains itself and is dropped from the inclusion losses.
+    """
+    return alpha < torch.cat([torch.ones_like(alpha[:1]), alpha[:-1]])
+
+
+def _statistics(modality: str, views: Views, gaussian: Gaussian, copies: list[Gaussian] | None) -> dict[str, Tensor]:
+    uncertainty = gaussian.uncertainty
     logs = {
         f"uncertainty/{modality}": uncertainty.mean(),
-        f"uncertainty/{modality}_trace": view.var.sum(dim=-1).mean(),
+        f"uncertainty/{modality}_trace": gaussian.var.sum(dim=-1).mean(),
         f"uncertainty/{modality}_spread": uncertainty.std(correction=0),
     }
     kind = "masked" if views.partner is None else "mixed"
-    return logs | {
-        f"uncertainty/{modality}_{kind}_{level}": copy.uncertainty.mean() for level, copy in enumerate(copies, 1)
-    }
+    means = {f"uncertainty/{modality}_{kind}_{k}": copy.uncertainty.mean() for k, copy in enumerate(copies or [], 1)}
+    return logs | means

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prolap.config import Config
 from prolap.config.loading import to_dict
 from prolap.config.options import ConfigError
 from prolap.data import AudioTextData, open_data
@@ -21,6 +20,7 @@ from prolap.data.batch import Batch
 from prolap.data.loader import Loader
 from prolap.models.model import ProLAP
 from prolap.training import gradcache, memory, runs
+from prolap.training.config import Config
 from prolap.training.dev import batch_metrics, dev_metrics
 from prolap.training.freeze import Frozen
 from prolap.training.interrupt import Interrupt
@@ -76,12 +76,12 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     data = open_data(config, "train", tell)
     dev = None if config.overfit else open_data(config, "dev", tell)
     texts = (caption.text for i in range(len(data)) for caption in data.captions(i))
-    model, report = initial.first_model(config, found, start, texts)
+    model, report = initial.first_model(config, found, start, texts, config.trains_uncertainty)
     model = model.to(device)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # leave the caller's random numbers alone
         interrupt = stack.enter_context(Interrupt())
-        trainer = Trainer(config, model, Loader(data, model.vocabulary, config), dev, versions)
+        trainer = Trainer(config, model, Loader(data, model.vocabulary, config, config.mixes), dev, versions)
         if found:
             trainer.restore(found)
         if not resume:
@@ -247,6 +247,7 @@ class Trainer:
             "skipped": self.skipped,
             "scaler": self.scaler.state_dict(),
             "config": to_dict(self.config),
+            "trains_uncertainty": self.config.trains_uncertainty,
             "versions": self.versions,
             "vocabulary": self.model.vocabulary.to_json(),
         }

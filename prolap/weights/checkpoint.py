@@ -12,21 +12,21 @@ import json
 import os
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.loading import from_dict
 from prolap.utils.files import sha256, sync, write_text
 
 if TYPE_CHECKING:
     from prolap.models.model import ProLAP
 
-FOLDER = "checkpoints"
+FOLDER, STATE = "checkpoints", "state.json"
 _TEMPORARY = ".writing-"
 _TENSORS = ("model.safetensors", "optimizer.safetensors")
 Pointer = Literal["best", "latest"]
@@ -94,7 +94,7 @@ def save(
         save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, temporary / name)
         sync(temporary / name)
     content = state | {"format": 1, "files": {name: sha256(temporary / name) for name in _TENSORS}}
-    write_text(temporary / "state.json", json.dumps({"sha256": _digest(content), "content": content}, indent=1))
+    write_text(temporary / STATE, json.dumps({"sha256": _digest(content), "content": content}, indent=1))
     if target.exists():  # left by a kill between renaming and pointing
         shutil.rmtree(target)
     os.replace(temporary, target)
@@ -142,7 +142,7 @@ def read(path: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
     try:
-        record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        record = json.loads((path / STATE).read_text(encoding="utf-8"))
         content = record["content"]
         if record["sha256"] != _digest(content):
             raise CheckpointError(f"checkpoint {path} is damaged: state.json does not match its checksum.")
@@ -193,7 +193,7 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
     """The checkpoint's folder itself, or that of a run's best or last one; CheckpointError if there is none."""
     if which not in ("best", "last"):
         raise CheckpointError(f"which: got {which!r}, want 'best' or 'last'.")
-    if (path / "state.json").exists():
+    if (path / STATE).exists():
         return path
     if not (path / FOLDER).is_dir():
         raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
@@ -214,9 +214,11 @@ def model_of(checkpoint: Checkpoint) -> ProLAP:
     return model.eval()
 
 
-def config_of(checkpoint: Checkpoint) -> Config:
-    """The configuration the checkpoint was trained with."""
-    return from_dict(checkpoint.state["config"], f"in {checkpoint.path / 'state.json'}")
+def config_of(checkpoint: Checkpoint) -> BaseConfig:
+    """The configuration the checkpoint was trained with, without the terms of its loss."""
+    sections = {field.name for field in fields(BaseConfig)}
+    values = {name: value for name, value in checkpoint.state["config"].items() if name in sections}
+    return from_dict(values, f"in {checkpoint.path / STATE}", BaseConfig())
 
 
 def restore_model(model: nn.Module, checkpoint: Checkpoint) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.options import ConfigError, leaves
 from prolap.models import tokenizers
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.models.tokenizers import Tokenizer
-from prolap.training.safety import trains_uncertainty
 from prolap.utils.files import write_text
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import Checkpoint, CheckpointError
@@ -41,7 +40,7 @@ class FromRun:
         """What the weights read: the checkpoint's own."""
         return tokenizers.from_json(self.found.state["vocabulary"])
 
-    def check(self, config: Config) -> None:
+    def check(self, config: BaseConfig) -> None:
         """ConfigError that lists every option which says what the weights are and differs."""
         have, were = leaves(config), leaves(self.config)
         names = [*_SAME, *AUDIO[config.model.audio].shape_options, *TEXT[config.model.text].shape_options]
@@ -49,7 +48,7 @@ class FromRun:
         if wrong:
             raise ConfigError(f"init: {self.source} needs {', '.join(wrong)}.")
 
-    def load(self, model: ProLAP) -> Report:
+    def load(self, model: ProLAP, trains_uncertainty: bool) -> Report:
         """Copy the weights into `model`; CheckpointError that lists the names that do not fit.
 
         Log-variance heads of a deterministic run have learned nothing: where the new run trains them, they are new.
@@ -59,10 +58,10 @@ class FromRun:
         tensors = dict(self.found.model)
         notes: list[str] = []
         dropped: dict[str, str] = {}
-        if trains_uncertainty(model.config.loss) and not trains_uncertainty(self.config.loss):
+        if trains_uncertainty and not self.found.state["trains_uncertainty"]:
             dropped = {name: "an untrained log-variance head" for name in tensors if _UNTRAINED in name}
         kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
-        ours, theirs = model.config.loss, self.config.loss
+        ours, theirs = model.config.model, self.config.model
         if (ours.scale_min, ours.scale_max) != (theirs.scale_min, theirs.scale_max) and "log_scale" in kept:
             value, notes = start_scale(bounded_scale(float(kept["log_scale"]), theirs), ours)
             kept["log_scale"] = torch.tensor(value)
@@ -84,10 +83,14 @@ class FromPublic:
     vocabulary: Tokenizer | None = None
 
     def __init__(self, public: Public) -> None:
-        self.check, self.load = public.check, public.load
+        self.check, self._public = public.check, public
+
+    def load(self, model: ProLAP, trains_uncertainty: bool) -> Report:
+        """Copy the weights into `model`; log-variance heads are new in any case."""
+        return self._public.load(model)
 
 
-def open_init(config: Config) -> FromRun | FromPublic | None:
+def open_init(config: BaseConfig) -> FromRun | FromPublic | None:
     """What `config.init` names, read and compared with the configuration; None without one.
 
     Errors: ConfigError for options that do not fit the weights (all of them at once) or an unknown format, CheckpointError for
@@ -120,15 +123,20 @@ def _misfits(tensors: dict[str, Tensor], state: dict[str, Tensor], new: set[str]
 
 
 def first_model(
-    config: Config, found: Checkpoint | None, start: FromRun | FromPublic | None, texts: Iterable[str]
+    config: BaseConfig,
+    found: Checkpoint | None,
+    start: FromRun | FromPublic | None,
+    texts: Iterable[str],
+    trains_uncertainty: bool,
 ) -> tuple[ProLAP, Report | None]:
     """The model to train and what became of `init`: with the vocabulary of the checkpoint `found`, which brings its own
-    weights later, or of the run that `start` is from, or of the training captions.
+    weights later, or of the run that `start` is from, or of the training captions. `trains_uncertainty` says whether the
+    new run trains log-variances.
     """
     if found:
         return build_model(config, tokenizers.from_json(found.state["vocabulary"])), None
     model = build_model(config, (start and start.vocabulary) or build_tokenizer(config, texts))
-    return model, start.load(model) if start else None
+    return model, start.load(model, trains_uncertainty) if start else None
 
 
 def describe(model: ProLAP, report: Report | None, resumed: bool = False) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prolap.config import Config
 from prolap.models.model import ProLAP, build_model, build_tokenizer
+from prolap.training.config import Config
 from prolap.weights.importers import open_public
 from prolap.weights.importers.report import Report
 from tests.prolap import public_layouts as public

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from prolap.config import Config
-from prolap.config.loading import load_config
+from prolap.training.config import Config, load_config
 
 RATE = 16_000
 CLIPS = 12

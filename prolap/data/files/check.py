@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data import audio, cache
 from prolap.data.files.entries import NO_FILE, Row, entry
 from prolap.data.files.overlap import Common, Sound, common, duplicates
@@ -57,7 +57,7 @@ class Findings:
     duplicates: list[Common] = field(default_factory=list)
     sounds: list[Sound] = field(default_factory=list)
 
-    def document(self, config: Config) -> dict[str, Any]:
+    def document(self, config: BaseConfig) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         seconds = [sound.seconds for sound in self.heard]
         longest = config.data.seconds
@@ -133,7 +133,7 @@ def _visit(row: Row, shortest: float) -> tuple[Row, tuple[str, ...], Heard | Non
 def check_split(
     rows: Sequence[Row],
     name: str,
-    config: Config,
+    config: BaseConfig,
     count_tokens: Callable[[Sequence[str]], Sequence[int] | None] | None = None,
     progress: cache.Progress | None = None,
 ) -> Findings:

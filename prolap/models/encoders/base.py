@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data.features import make_features
 from prolap.models.tokenizers import Tokenizer
 from prolap.utils.registry import Registry
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def synthetic(cls, config: BaseConfig, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Random inputs [*shape, ...] of the longest length that training can meet, for memory reports and timings."""
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ class AudioEncoder(Encoder):
     """Made by `AudioEncoder(config)`; reads log-mel [B, frames, mels] and the number of frames that hold sound, [B]."""
 
     @classmethod
-    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def synthetic(cls, config: BaseConfig, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Noise of `data.seconds` with the recipe's mean and standard deviation, [*shape, frames, mels]."""
         recipe = make_features(config.data)
         frames = recipe.frames(round(config.data.seconds * config.data.sample_rate))
@@ -69,7 +69,7 @@ class TextEncoder(Encoder):
     """What makes its tokens."""
 
     @classmethod
-    def synthetic(cls, config: Config, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def synthetic(cls, config: BaseConfig, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         """Random captions of `model.max_tokens` tokens, [*shape, max_tokens]."""
         return cls.tokenizer.synthetic((*shape, config.model.max_tokens), generator)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.models.encoders.base import (
     TextEncoder,
     TransformerSize,
@@ -38,7 +38,7 @@ class GPT2(TextEncoder):
     size = TransformerSize(768, 12, 12, 1024)
     public = True
 
-    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
+    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
         super().__init__()
         package, (width, layers, heads, positions) = transformers(), self.size
         if config.model.max_tokens > positions:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.data.features import make_features
 from prolap.models.encoders.base import AudioEncoder, check_mask, full_lengths, recompute, register_audio, transformers
 
@@ -57,7 +57,7 @@ class HTSAT(AudioEncoder):
     public = True
     no_decay = ("mask", "relative_position_bias_table")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: BaseConfig) -> None:
         super().__init__()
         package, shape = transformers(), self.size
         if config.data.mels != MELS:

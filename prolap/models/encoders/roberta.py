@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.models.encoders.base import (
     TextEncoder,
     TransformerSize,
@@ -32,7 +32,7 @@ class Roberta(TextEncoder):
     size = TransformerSize(768, 12, 12, 514)
     public = True
 
-    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
+    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
         super().__init__()
         package, (width, layers, heads, positions) = transformers(), self.size
         most = positions - RobertaTokenizer.pad - 1

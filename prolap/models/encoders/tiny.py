@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.models.encoders.base import (
     AudioEncoder,
     TextEncoder,
@@ -39,7 +39,7 @@ class TinyAudio(AudioEncoder):
     can_delete = True
     shape_options = ("model.width",)
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: BaseConfig) -> None:
         super().__init__()
         self.width = width = config.model.width
         self.embed = nn.Linear(PATCH * config.data.mels, width)
@@ -102,7 +102,7 @@ class TinyText(TextEncoder):
     shape_options = ("model.width",)
     tokenizer = WordVocabulary
 
-    def __init__(self, config: Config, vocabulary: Tokenizer) -> None:
+    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
         super().__init__()
         self.width = config.model.width
         embedding = self.width // 2

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.options import ConfigError, leaves
 from prolap.utils.files import sha256
 from prolap.weights.checkpoint import FOLDER, CheckpointError
@@ -47,7 +47,7 @@ class Public:
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None
 
-    def check(self, config: Config) -> None:
+    def check(self, config: BaseConfig) -> None:
         """ConfigError that lists every option that differs from what the weights were trained with."""
         have = leaves(config)
         wrong = {
@@ -72,7 +72,7 @@ class Public:
             scale = self.tensors[self.layout.temperature]
             if scale.numel() != 1 or not bool(scale.isfinite().all()):
                 raise CheckpointError(f"init: {self.source} has no number as {self.layout.temperature}.")
-            log_scale, note = start_scale(float(scale), model.config.loss)
+            log_scale, note = start_scale(float(scale), model.config.model)
             done.tensors["log_scale"] = torch.tensor(log_scale)
             notes += note
         new = fit(done, model.state_dict(), self.source)
@@ -85,7 +85,7 @@ class Public:
                 state[name].copy_(tensor)
         return Report(self.source, self.layout.name, sha256(self.file), done.mapped, done.dropped, new, notes)
 
-    def _bank_note(self, config: Config) -> list[str]:
+    def _bank_note(self, config: BaseConfig) -> list[str]:
         from prolap.data.features import make_features
 
         bank = self.tensors.get(self.layout.bank or "")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import prolap.config
-from prolap.config import Config
-from prolap.config.loading import differences, from_dict, load_config, to_dict, to_yaml
+from prolap.config.loading import differences, from_dict, to_dict, to_yaml
 from prolap.config.options import ConfigError, leaves
+from prolap.training.config import Config, load_config
 
 
 def test_layers_override_each_other_in_order(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_layers_override_each_other_in_order(tmp_path: Path) -> None:
     file.write_text("preset: siglip\nseed: 3\nbatch_size: 32\noptim:\n  lr: 1e-4\n  amp: off\n")
     config = load_config(file=file, overrides=["--batch-size", "16", "optim.betas=0.8,0.9"])
     assert config.preset == "siglip"
-    assert config.loss.pairs.score == "dot"  # from the preset
+    assert config.model.score == "dot"  # from the preset
     assert (config.seed, config.optim.lr, config.optim.amp) == (3, 1e-4, "off")  # from the file
     assert (config.batch_size, config.optim.betas) == (16, (0.8, 0.9))  # from the command line
     assert load_config(preset="clap", file=file).loss.pairs.objective == "softmax"
@@ -39,8 +39,8 @@ def test_toml_and_yaml_mean_the_same(tmp_path: Path) -> None:
 
 
 def test_words_of_the_command_line() -> None:
-    config = load_config(overrides=["--dry-run", "--optim.betas", "0.5", "0.6", "--loss.bias-init", "-3", "--seed=7"])
-    assert (config.dry_run, config.optim.betas, config.loss.bias_init, config.seed) == (True, (0.5, 0.6), -3.0, 7)
+    config = load_config(overrides=["--dry-run", "--optim.betas", "0.5", "0.6", "--model.bias-init", "-3", "--seed=7"])
+    assert (config.dry_run, config.optim.betas, config.model.bias_init, config.seed) == (True, (0.5, 0.6), -3.0, 7)
     assert load_config(overrides=["--dry_run", "false"]).dry_run is False
     assert load_config(overrides={"optim": {"lr": 0.5}, "data.dev": None}).optim.lr == 0.5
 
@@ -109,7 +109,7 @@ def test_every_option_survives_yaml_and_json(tmp_path: Path) -> None:
     config = load_config(overrides=["seed=5", "threads=3", "optim.lr=1e-5", "data.dev=d.csv", "optim.amp=bf16"])
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert load_config(file=tmp_path / "config.yaml") == config
-    assert from_dict(json.loads(json.dumps(to_dict(config))), "in a test") == config
+    assert from_dict(json.loads(json.dumps(to_dict(config))), "in a test", Config()) == config
     assert to_dict(config)["optim"]["betas"] == [0.9, 0.999]
 
 
@@ -135,7 +135,7 @@ def test_configurations_cannot_be_changed() -> None:
 
 def test_importing_the_package_is_light() -> None:
     code = (
-        "import sys, prolap, prolap.cli.main, prolap.config.loading; prolap.load_config('siglip');"
+        "import sys, prolap, prolap.cli.main, prolap.config.loading;"
         "heavy = {'torch', 'torchaudio', 'transformers', 'urllib.request', 'soundfile', 'matplotlib'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from prolap.config.loading import differences, load_config, preset_names
+from prolap.config.loading import differences, preset_names
 from prolap.config.options import ConfigError
 from prolap.data.features import make_features
-from prolap.training.losses import active_terms, needs_masks
-from prolap.training.safety import trains_uncertainty
+from prolap.training.config import load_config
+from prolap.training.terms import active_terms, needs_masks
 
 SIZES = {
     "laion": ("htsat-tiny", "roberta"),
@@ -29,7 +29,7 @@ def test_a_size_changes_the_encoders_and_not_the_objective(objective: str, size:
     config = load_config(f"{objective}+{size}")
     assert (config.model.audio, config.model.text) == SIZES[size]
     changed = [name for name, _, _ in differences(load_config(objective), config)]
-    start = {"optim.lr", "optim.scale_lr", "optim.clip", "loss.bias_init"}  # small models start from random weights
+    start = {"optim.lr", "optim.scale_lr", "optim.clip", "model.bias_init"}  # small models start from random weights
     assert all(name == "preset" or name in start or name.startswith(("data.", "model.")) for name in changed)
     make_features(config.data)  # the log-mel's options fit together
 
@@ -44,7 +44,7 @@ def test_prolap_is_as_published() -> None:
     assert (config.batch_size, config.epochs) == (256, 50)
     assert (config.optim.optimizer, config.optim.lr, config.optim.warmup_epochs) == ("adam", 1e-5, 1)
     loss = config.loss
-    assert (loss.pairs.score, loss.pairs.objective) == ("csd", "sigmoid")
+    assert (config.model.score, loss.pairs.objective) == ("csd", "sigmoid")
     assert (loss.hierarchy.weight, loss.cross_inclusion.weight, loss.vib.weight) == (5e-3, 5e-7, 1e-5)
     assert loss.repulsion.weight == 0
     mask = config.mask
@@ -61,16 +61,18 @@ def test_v1_is_prolap_with_mask_repulsion_alone() -> None:
 def test_baselines_are_deterministic_and_else_as_prolap(name: str, objective: str) -> None:
     config = load_config(name)
     assert list(active_terms(config.loss)) == ["pairs"]
-    assert (config.loss.pairs.score, config.loss.pairs.objective) == ("dot", objective)
+    assert (config.model.score, config.loss.pairs.objective) == ("dot", objective)
     assert not needs_masks(config.loss)
-    assert not trains_uncertainty(config.loss)
+    assert not config.trains_uncertainty
     changed = {key for key, _, _ in differences(load_config("prolap"), config)}
-    assert all(key == "preset" or key.startswith("loss.") for key in changed)
+    assert all(
+        key == "preset" or key.startswith(("loss.", "model.score", "model.scale_", "model.bias_")) for key in changed
+    )
 
 
 @pytest.mark.parametrize("name", ["prolap", "prolap-v1", "quickstart"])
 def test_probabilistic_presets_train_a_log_variance(name: str) -> None:
     config = load_config(name)
-    assert trains_uncertainty(config.loss)
+    assert config.trains_uncertainty
     assert needs_masks(config.loss)
     assert config.model.logvar_bounds[0] < config.model.logvar_init < config.model.logvar_bounds[1]

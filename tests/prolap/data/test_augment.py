@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prolap.config import AugmentConfig, Config, DataConfig
+from prolap.config import AugmentConfig, BaseConfig, DataConfig
 from prolap.config.options import ConfigError
 from prolap.data import audio
 from prolap.data.augment import Augment
@@ -113,7 +113,7 @@ def test_workers_change_nothing(manifest: str, tmp_path: Path, kept: bool) -> No
     data = DataConfig(seconds=0.4, augment=augment, cache_features=kept, cache=str(tmp_path / "cache"))
     batches = []
     for workers in (0, 1):
-        config = Config(batch_size=3, workers=workers, data=data)
+        config = BaseConfig(batch_size=3, workers=workers, data=data)
         source = opened(manifest, data)
         loader = Loader(source, WordVocabulary.build(["sound"]), config)
         stream = loader.batches()

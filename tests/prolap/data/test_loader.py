@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config, DataConfig
+from prolap.config import BaseConfig, DataConfig
 from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch
 from prolap.data.dataset import Caption
@@ -30,13 +30,13 @@ def texts(batch: Batch) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def config(scene_cache: str) -> Config:
+def config(scene_cache: str) -> BaseConfig:
     data = DataConfig(cache=scene_cache, clips=70, dev_clips=5, test_clips=5)
-    return Config(batch_size=16, seed=3, data=data)
+    return BaseConfig(batch_size=16, seed=3, data=data)
 
 
 @pytest.fixture(scope="module")
-def data(config: Config) -> AudioTextData:
+def data(config: BaseConfig) -> AudioTextData:
     return open_data(config, "train", progress=lambda *_: None)
 
 
@@ -49,27 +49,27 @@ def take(loader: Loader, start: int, count: int) -> list[Batch]:
     return list(islice(loader.batches(start), count))
 
 
-def test_workers_do_not_change_the_stream(data: AudioTextData, config: Config) -> None:
+def test_workers_do_not_change_the_stream(data: AudioTextData, config: BaseConfig) -> None:
     here = take(Loader(data, tokens, config), 2, 7)
     there = take(Loader(data, tokens, replace(config, workers=2)), 2, 7)
     assert all(same(one, two) for one, two in zip(here, there, strict=True))
 
 
-def test_the_global_generator_is_left_alone(data: AudioTextData, config: Config) -> None:
+def test_the_global_generator_is_left_alone(data: AudioTextData, config: BaseConfig) -> None:
     before = torch.get_rng_state()
     for workers in (0, 1):
         take(Loader(data, tokens, replace(config, workers=workers)), 0, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_starting_later_equals_skipping(data: AudioTextData, config: Config) -> None:
+def test_starting_later_equals_skipping(data: AudioTextData, config: BaseConfig) -> None:
     whole = take(Loader(data, tokens, config), 0, 12)
     for start in (1, 3, 4, 9):  # 4 micro-batches make an epoch
         later = take(Loader(data, tokens, config), start, 3)
         assert all(same(one, two) for one, two in zip(whole[start:], later, strict=False))
 
 
-def test_a_row_is_one_clip_with_its_caption(data: AudioTextData, config: Config) -> None:
+def test_a_row_is_one_clip_with_its_caption(data: AudioTextData, config: BaseConfig) -> None:
     for batch in take(Loader(data, tokens, config), 0, 4):
         assert len(batch) == 16
         for row, text in enumerate(texts(batch)):
@@ -83,7 +83,7 @@ def test_a_row_is_one_clip_with_its_caption(data: AudioTextData, config: Config)
             assert batch.frames[row] == data.frames(i)
 
 
-def test_an_epoch_visits_each_clip_once_in_a_new_order(data: AudioTextData, config: Config) -> None:
+def test_an_epoch_visits_each_clip_once_in_a_new_order(data: AudioTextData, config: BaseConfig) -> None:
     loader = Loader(data, tokens, config)
     assert loader.steps_per_epoch == 4
     epochs = [torch.cat([b.index for b in take(loader, 4 * e, 4)]) for e in range(3)]
@@ -93,7 +93,7 @@ def test_an_epoch_visits_each_clip_once_in_a_new_order(data: AudioTextData, conf
     assert {*epochs[0].tolist()} != {*epochs[1].tolist()} or {*epochs[1].tolist()} != {*epochs[2].tolist()}
 
 
-def test_captions_change_between_epochs_and_seeds(data: AudioTextData, config: Config) -> None:
+def test_captions_change_between_epochs_and_seeds(data: AudioTextData, config: BaseConfig) -> None:
     def told(seed: int, epoch: int) -> dict[int, str]:
         loader = Loader(data, tokens, replace(config, seed=seed))
         batches = take(loader, 4 * epoch, 4)
@@ -105,7 +105,7 @@ def test_captions_change_between_epochs_and_seeds(data: AudioTextData, config: C
     assert np.mean([first[i] != other[i] for i in first.keys() & other.keys()]) > 0.7
 
 
-def test_levels_are_drawn_by_their_weights(data: AudioTextData, config: Config) -> None:
+def test_levels_are_drawn_by_their_weights(data: AudioTextData, config: BaseConfig) -> None:
     batches = take(Loader(data, tokens, config), 0, 200)
     counts = Counter(torch.cat([batch.level for batch in batches]).tolist())
     shares = [counts[level] / (200 * 16) for level in range(4)]
@@ -114,7 +114,7 @@ def test_levels_are_drawn_by_their_weights(data: AudioTextData, config: Config) 
     assert set(take(Loader(data, tokens, only), 0, 1)[0].level.tolist()) == {2}
 
 
-def test_overfit_repeats_the_first_clips(data: AudioTextData, config: Config) -> None:
+def test_overfit_repeats_the_first_clips(data: AudioTextData, config: BaseConfig) -> None:
     loader = Loader(data, tokens, replace(config, overfit=5))
     first, second = take(loader, 0, 2)
     (later,) = take(loader, 100, 1)
@@ -146,7 +146,7 @@ class Ordered:
         return self.data.features_batch(indices, epoch)
 
 
-def test_a_data_set_may_order_its_clips(data: AudioTextData, config: Config) -> None:
+def test_a_data_set_may_order_its_clips(data: AudioTextData, config: BaseConfig) -> None:
     ordered = Ordered(data, dict.fromkeys(range(69, -1, -1), 1))
     first, second = take(Loader(ordered, tokens, config), 0, 2)
     assert first.index.tolist() == list(range(69, 53, -1))
@@ -156,7 +156,7 @@ def test_a_data_set_may_order_its_clips(data: AudioTextData, config: Config) -> 
         Loader(Ordered(data, {1: 3}), tokens, config).batch(0)
 
 
-def test_a_clip_that_returns_within_an_epoch_is_drawn_anew(data: AudioTextData, config: Config) -> None:
+def test_a_clip_that_returns_within_an_epoch_is_drawn_anew(data: AudioTextData, config: BaseConfig) -> None:
     ordered = Ordered(data, {5: 60, 6: 10})
     whole = take(Loader(ordered, tokens, config), 0, 4)
     assert torch.cat([batch.index for batch in whole]).tolist() == [5] * 60 + [6] * 4
@@ -170,7 +170,7 @@ def test_a_clip_that_returns_within_an_epoch_is_drawn_anew(data: AudioTextData, 
     assert all(same(one, two) for one, two in zip(whole[2:], later, strict=True))
 
 
-def test_too_few_clips_and_bad_arguments(data: AudioTextData, config: Config) -> None:
+def test_too_few_clips_and_bad_arguments(data: AudioTextData, config: BaseConfig) -> None:
     with pytest.raises(ValueError, match="batch_size is 71, but scenes/train has only 70 clips"):
         Loader(data, tokens, replace(config, batch_size=71))
     with pytest.raises(ValueError, match="overfit is 99"):

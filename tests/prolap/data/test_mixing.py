@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import AugmentConfig, Config, InclusionTerm, LossConfig, MixConfig, RepulsionTerm
-from prolap.config.loading import load_config
+from prolap.config import AugmentConfig, MixConfig
 from prolap.config.options import ConfigError
 from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch, Mixtures
 from prolap.data.files.recordings import RecordingData
 from prolap.data.loader import Loader
-from prolap.data.mixing import WORDS, draw, join_captions, mix_waveforms, mixes
+from prolap.data.mixing import WORDS, draw, join_captions, mix_waveforms
 from prolap.data.union import WeightedUnion
+from prolap.training.config import Config, load_config
+from prolap.training.terms import InclusionConfig, loss_config
 from prolap.utils.seeding import numpy_generator
 from tests.prolap.data.test_loader import texts, tokens
 from tests.prolap.tiny import tiny_config
@@ -171,10 +172,10 @@ def test_scenes_and_weighted_mixtures_can_be_mixed(
 
 
 def test_runs_that_look_at_no_mixtures_make_none(clips: RecordingData, config: Config) -> None:
-    for changed in (replace(config, loss=LossConfig()), replace(config, mix=MixConfig(share=0))):
-        assert not mixes(changed)
-        assert Loader(clips, tokens, changed).batch(0).mixtures is None
-    assert mixes(replace(config, loss=LossConfig(cross_inclusion=InclusionTerm(weight=1e-7))))
+    for changed in (replace(config, loss=loss_config()), replace(config, mix=MixConfig(share=0))):
+        assert not changed.mixes
+        assert Loader(clips, tokens, changed, changed.mixes).batch(0).mixtures is None
+    assert replace(config, loss=loss_config(cross_inclusion=InclusionConfig(weight=1e-7))).mixes
 
 
 def test_a_batch_moves_with_its_mixtures(clips: RecordingData, config: Config) -> None:
@@ -194,10 +195,6 @@ def test_a_batch_moves_with_its_mixtures(clips: RecordingData, config: Config) -
         (
             lambda c: replace(c, data=replace(c.data, cache_features=True)),
             "data.cache_features: got true with mix.share",
-        ),
-        (
-            lambda c: replace(c, loss=replace(c.loss, repulsion=RepulsionTerm(weight=0.1))),
-            "loss.repulsion.weight: got 0.1",
         ),
     ],
 )
@@ -237,9 +234,9 @@ def test_the_preset_is_as_published() -> None:
     assert (config.batch_size, config.epochs) == (2048, 30)
     assert (config.mix.share, config.mix.levels, config.mix.alpha) == (0.5, 3, (0.5, 1.0))
     loss, optim = config.loss, config.optim
-    assert (loss.pairs.score, loss.pairs.objective) == ("csd", "sigmoid")
+    assert (config.model.score, loss.pairs.objective) == ("csd", "sigmoid")
     assert (loss.cross_inclusion.weight, loss.hierarchy.weight, loss.vib.weight) == (5e-7, 5e-3, 1e-5)
     assert loss.repulsion.weight == loss.masked_pairs.weight == 0
     assert (optim.optimizer, optim.betas, optim.weight_decay) == ("adamw", (0.9, 0.999), 0.01)
     assert (optim.lr, optim.warmup_epochs, config.model.logvar_init) == (1e-5, 5, -10)
-    assert mixes(config)
+    assert config.mixes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prolap.config import AugmentConfig, Config, DataConfig
+from prolap.config import AugmentConfig, BaseConfig, DataConfig
 from prolap.data import AudioTextData, open_data
 from prolap.data.batch import Batch
 from prolap.data.files.layouts import LAYOUTS, Part
@@ -94,7 +94,7 @@ def test_clips_keep_their_sounds_and_captions(tmp_path: Path) -> None:
             write(tmp_path / f"{name}{i}.wav", i + 10 * count, seconds)
         (tmp_path / f"{name}.csv").write_text("\n".join(["audio,caption,chain", *rows]))
     config = DataConfig(train=f"{tmp_path}/a.csv * 2 + {tmp_path}/b.csv", cache=str(tmp_path / "cache"))
-    data = open_data(Config(data=config), "train", **QUIET)
+    data = open_data(BaseConfig(data=config), "train", **QUIET)
     assert isinstance(data, AudioTextData)
     assert data.name == "a.csv * 2 + b.csv"
     a, b = (parse(str(tmp_path / f"{name}.csv"))[0].open("train", config, **QUIET) for name in "ab")
@@ -128,7 +128,7 @@ def test_batches_of_shards_and_files_are_exact_whatever_the_workers_and_the_star
     (tmp_path / "m.csv").write_text("\n".join(lines))
     spec = f"wds:{tmp_path}/s.tar * 2 + {tmp_path}/m.csv"
     augment = AugmentConfig(gain_db=3.0, shift=0.2)
-    config = Config(
+    config = BaseConfig(
         batch_size=2, data=DataConfig(train=spec, seconds=0.2, augment=augment, cache=str(tmp_path / "cache"))
     )
 

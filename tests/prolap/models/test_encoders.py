@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config, ModelConfig
+from prolap.config import BaseConfig, ModelConfig
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.encoders.base import compact, mean_max
 from prolap.models.encoders.tiny import PATCH
 from prolap.models.tokenizers import WordVocabulary
 
-CONFIG = Config(model=ModelConfig(width=32))
+CONFIG = BaseConfig(model=ModelConfig(width=32))
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(20)])
 MODES = ("substitute", "delete")
 

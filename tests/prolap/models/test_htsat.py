@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config, DataConfig, ModelConfig
+from prolap.config import BaseConfig, DataConfig, ModelConfig
 from prolap.models.encoders import AUDIO, htsat
 from prolap.models.encoders.htsat import HTSAT, TOKENS, HTSATMicro
 
-WHOLE = Config()  # the recipe "prolap": windows of 1024 frames, which are not stretched
-SEVEN = Config(data=DataConfig(features="msclap", sample_rate=44_100))  # windows of 965 frames, stretched
+WHOLE = BaseConfig()  # the recipe "prolap": windows of 1024 frames, which are not stretched
+SEVEN = BaseConfig(data=DataConfig(features="msclap", sample_rate=44_100))  # windows of 965 frames, stretched
 
 
-def encoder(config: Config = WHOLE, kind: type[HTSAT] = HTSATMicro) -> HTSAT:
+def encoder(config: BaseConfig = WHOLE, kind: type[HTSAT] = HTSATMicro) -> HTSAT:
     torch.manual_seed(0)
     return kind(config).eval()
 
@@ -117,7 +117,7 @@ def test_the_grid_counts_tokens_at_least_half_full() -> None:
 
 
 @pytest.mark.parametrize("config", [WHOLE, SEVEN])
-def test_a_long_sound_is_the_mean_of_its_windows(config: Config) -> None:
+def test_a_long_sound_is_the_mean_of_its_windows(config: BaseConfig) -> None:
     model = encoder(config)
     w = model.window
     x = sound(2 * w + 300)
@@ -196,7 +196,7 @@ def test_unusable_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match=r"masked: got torch.bool of shape \(1, 32\)"):
         model(x, None, torch.zeros(1, 32, dtype=torch.bool))
     with pytest.raises(ValueError, match="data.mels: got 32, want 64 for HTS-AT"):
-        encoder(Config(data=DataConfig(mels=32)))
+        encoder(BaseConfig(data=DataConfig(mels=32)))
 
 
 def test_published_sizes() -> None:

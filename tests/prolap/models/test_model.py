@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config, LossConfig, ModelConfig
-from prolap.config.loading import load_config
+from prolap.config import BaseConfig, ModelConfig
 from prolap.models.heads import MEAN_HEADS
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.models.tokenizers import WordVocabulary
+from prolap.training.config import load_config
 
 VOCABULARY = WordVocabulary(["a", "dog", "barks", "rain", "falls"])
-CONFIG = Config(model=ModelConfig(width=32, dim=16, dropout=0.1))
+CONFIG = BaseConfig(model=ModelConfig(width=32, dim=16, dropout=0.1))
 RATE = CONFIG.data.sample_rate
 
 
-def model(config: Config = CONFIG) -> ProLAP:
+def model(config: BaseConfig = CONFIG) -> ProLAP:
     return build_model(config, VOCABULARY)
 
 
@@ -45,7 +45,7 @@ def test_log_variance_parameters_can_be_told_by_name() -> None:
 
 def test_scale_and_bias_start_as_configured_and_stay_bounded() -> None:
     for init in (10.0, 99.0):
-        built = model(replace(CONFIG, loss=LossConfig(scale_init=init, bias_init=-7.0, scale_max=100.0)))
+        built = model(replace(CONFIG, model=replace(CONFIG.model, scale_init=init, bias_init=-7.0, scale_max=100.0)))
         assert built.scale.item() == pytest.approx(init, rel=1e-5)
         assert built.bias.item() == -7.0
     with torch.no_grad():
@@ -54,20 +54,23 @@ def test_scale_and_bias_start_as_configured_and_stay_bounded() -> None:
     built.scale.backward()
     assert built.log_scale.grad.item() > 0
     with pytest.raises(ValueError, match="scale_init: got 100.0, want above 0 and below scale_max=100.0"):
-        model(replace(CONFIG, loss=LossConfig(scale_init=100.0, scale_max=100.0)))
+        model(replace(CONFIG, model=replace(CONFIG.model, scale_init=100.0, scale_max=100.0)))
 
 
 def test_the_scale_has_a_lower_bound_where_one_is_set() -> None:
-    for loss in (LossConfig(scale_init=10.0, scale_min=5.0), LossConfig(scale_init=5.05, scale_min=5.0, scale_max=5.1)):
-        built = model(replace(CONFIG, loss=loss))
-        assert built.scale.item() == pytest.approx(loss.scale_init, rel=1e-5)
+    for options in (
+        replace(CONFIG.model, scale_init=10.0, scale_min=5.0),
+        replace(CONFIG.model, scale_init=5.05, scale_min=5.0, scale_max=5.1),
+    ):
+        built = model(replace(CONFIG, model=options))
+        assert built.scale.item() == pytest.approx(options.scale_init, rel=1e-5)
         with torch.no_grad():
             built.log_scale.fill_(-50.0)
         assert 5 <= built.scale.item() < 5.05
         built.scale.backward()
         assert built.log_scale.grad.item() > 0
     with pytest.raises(ValueError, match="scale_init: got 4.0, want above scale_min=5.0 and below scale_max=100.0"):
-        model(replace(CONFIG, loss=LossConfig(scale_init=4.0, scale_min=5.0)))
+        model(replace(CONFIG, model=replace(CONFIG.model, scale_init=4.0, scale_min=5.0)))
 
 
 def test_unknown_encoder_lists_the_known_ones() -> None:

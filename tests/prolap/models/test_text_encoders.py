@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config, ModelConfig
+from prolap.config import BaseConfig, ModelConfig
 from prolap.models.encoders import TEXT
 from prolap.models.model import build_tokenizer
 from prolap.models.tokenizers import Tokenizer
@@ -24,7 +24,7 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenize
     folder = tmp_path_factory.mktemp("roberta")
     write_roberta(folder)
     model = ModelConfig(tokenizer=str(folder))
-    return {name: build_tokenizer(Config(model=replace(model, text=name)), []) for name in NAMES}
+    return {name: build_tokenizer(BaseConfig(model=replace(model, text=name)), []) for name in NAMES}
 
 
 @pytest.fixture(params=NAMES)
@@ -34,7 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def encoder(name: str, vocabularies: dict[str, Tokenizer], **changes: Any) -> Any:
     torch.manual_seed(0)
-    return TEXT[name](Config(model=ModelConfig(text=name, **changes)), vocabularies[name]).eval()
+    return TEXT[name](BaseConfig(model=ModelConfig(text=name, **changes)), vocabularies[name]).eval()
 
 
 def without(tokens: Tensor, masked: Tensor, pad: int) -> Tensor:
@@ -157,8 +157,8 @@ def test_published_sizes(vocabularies: dict[str, Tokenizer]) -> None:
             return 50265
 
     with torch.device("meta"):
-        gpt2 = TEXT["gpt2"](Config(), vocabularies["gpt2-micro"])
-        roberta = TEXT["roberta"](Config(), Public())
+        gpt2 = TEXT["gpt2"](BaseConfig(), vocabularies["gpt2-micro"])
+        roberta = TEXT["roberta"](BaseConfig(), Public())
     assert sum(p.numel() for p in gpt2.base.parameters()) == 124_439_808
     assert sum(p.numel() for p in roberta.base.parameters()) == 124_645_632
     assert gpt2.width == roberta.width == 768

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prolap.config import Config, ModelConfig
+from prolap.config import BaseConfig, ModelConfig
 from prolap.config.options import ConfigError
 from prolap.models import tokenizers
 from prolap.models.model import build_tokenizer
@@ -19,8 +19,8 @@ from tests.prolap.small_tokenizers import TEXTS, write_roberta
 CAPTIONS = [*TEXTS, "", "!", "Wow! it's 3 o'clock", "  two  spaces ", "\u00e9t\u00e9, na\u00efve \u732b", "x" * 40]
 
 
-def config(text: str, **changes: object) -> Config:
-    return Config(model=ModelConfig(text=text, **changes))
+def config(text: str, **changes: object) -> BaseConfig:
+    return BaseConfig(model=ModelConfig(text=text, **changes))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from prolap.config.loading import load_config
 from prolap.config.options import ConfigError
 from prolap.models.model import ProLAP, build_model, build_tokenizer
+from prolap.training.config import load_config
 from prolap.training.freeze import Frozen
 from prolap.training.train import train
 from prolap.weights.checkpoint import load_model

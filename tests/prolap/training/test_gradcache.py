@@ -13,39 +13,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import (
-    Config,
-    DataConfig,
-    InclusionTerm,
-    LossConfig,
-    MaskConfig,
-    MaskedPairTerm,
-    ModelConfig,
-    PairTerm,
-    RepulsionTerm,
-    VibTerm,
-)
-from prolap.config.loading import load_config
+from prolap.config import DataConfig, MaskConfig, ModelConfig
 from prolap.data.batch import Batch
 from prolap.models.encoders import TEXT
 from prolap.models.model import ProLAP, build_model
 from prolap.training import gradcache
+from prolap.training.config import Config, load_config
 from prolap.training.gradcache import Chunks, Encode
 from prolap.training.rehearsal import MadeUp, StandIn
 from prolap.training.step import training_losses
+from prolap.training.terms import InclusionConfig, loss_config
+from prolap.training.terms.masked_pairs import MaskedPairsConfig
+from prolap.training.terms.pairs import PairsConfig
+from prolap.training.terms.repulsion import RepulsionConfig
+from prolap.training.terms.vib import VibConfig
 from prolap_kernels import Gaussian
 from tests.live_memory import peak_bytes
 from tests.prolap.tiny import tiny_config
 from tests.prolap.training.test_train import trainer_of
 from tests.tolerances import assert_same, assert_same_gradients, likely
 
-EVERYTHING = LossConfig(
-    pairs=PairTerm(),
-    masked_pairs=MaskedPairTerm(weight=0.1),
-    cross_inclusion=InclusionTerm(weight=1e-3),
-    hierarchy=InclusionTerm(weight=5e-3),
-    vib=VibTerm(weight=1e-5),
-    repulsion=RepulsionTerm(weight=1e-2),
+EVERYTHING = loss_config(
+    pairs=PairsConfig(),
+    masked_pairs=MaskedPairsConfig(weight=0.1),
+    cross_inclusion=InclusionConfig(weight=1e-3),
+    hierarchy=InclusionConfig(weight=5e-3),
+    vib=VibConfig(weight=1e-5),
+    repulsion=RepulsionConfig(weight=1e-2),
 )
 TINY = ModelConfig(width=32, dim=16, dropout=0.2)
 MICRO = ModelConfig(audio="htsat-micro", text="gpt2-micro", mean_head="msclap", dim=16, dropout=0.2, max_tokens=12)
@@ -280,7 +274,8 @@ def counted(model: ProLAP, modality: str, calls: dict[str, int], monkeypatch: py
 @pytest.mark.usefixtures("float64")
 def test_what_the_loss_does_not_reach_has_no_gradient() -> None:
     """A deterministic baseline trains no log-variance: None, as without chunks, so that no optimiser moves it."""
-    config = replace(config_of("tiny"), loss=LossConfig(pairs=PairTerm(score="dot")))
+    config = config_of("tiny")
+    config = replace(config, model=replace(config.model, score="dot"), loss=loss_config())
     whole = Step(Encode(model_of(config, training=False).double()), config)
     chunked = Step(Chunks(model_of(config, training=False).double(), 3), config)
     assert_same_gradients(chunked.grads, whole.grads, terms=1024)  # which looks at None, too
@@ -306,7 +301,7 @@ def test_zero_is_no_chunks() -> None:
 
 
 def test_memory_does_not_grow_with_the_batch_but_for_its_embeddings(tmp_path: Path) -> None:
-    config = replace(config_of("tiny"), loss=LossConfig(pairs=PairTerm(), hierarchy=InclusionTerm(weight=1.0)))
+    config = replace(config_of("tiny"), loss=loss_config(pairs=PairsConfig(), hierarchy=InclusionConfig(weight=1.0)))
     peaks = {}
     for chunk in (0, 16):
         for rows in (64, 256):

@@ -2,20 +2,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from prolap.config import InclusionTerm, LossConfig, MaskedPairTerm, PairTerm, RepulsionTerm, VibTerm
+from prolap.config.options import ConfigError
 from prolap.data.batch import Batch
-from prolap.training.losses import TERMS, Views, active_terms, needs_masks
-from prolap.training.pairing import pair_ids
+from prolap.training.terms import TERMS, InclusionConfig, Logit, active_terms, loss_config, mixes, needs_masks
+from prolap.training.terms.masked_pairs import MaskedPairsConfig
+from prolap.training.terms.pairs import PairsConfig
+from prolap.training.terms.repulsion import RepulsionConfig
+from prolap.training.terms.vib import VibConfig
+from prolap.training.views import Views, pair_ids
 from prolap_kernels import Gaussian, inclusion_score, pairwise_score
 
 B, D, ROWS = 8, 6, 3
 SCALE, BIAS = torch.tensor(4.0), torch.tensor(-2.0)
+LOGIT = Logit("csd", SCALE, BIAS)
 CHAIN = torch.tensor([[0, 0, i // 2, i] for i in range(B)])
 LEVEL = torch.tensor([0, 3, 2, 2, 1, 3, 0, -1])
 
@@ -70,7 +76,7 @@ def test_pairs_is_the_sum_over_the_pair_matrix(shared: str, score: str) -> None:
     view = views(shared)
     sign = signs(view)
     expected = dense(view.audio, view.text, sign, weights(view), score) / (sign != 0).any(dim=1).sum()
-    loss = TERMS["pairs"](view, PairTerm(score=score), SCALE, BIAS)
+    loss = TERMS["pairs"].loss(view, PairsConfig(), LOGIT._replace(score=score))
     torch.testing.assert_close(loss, expected, check_dtype=False)
     mine, theirs = (torch.autograd.grad(value, view.audio.mean)[0] for value in (loss, expected))
     torch.testing.assert_close(mine, theirs)
@@ -82,7 +88,7 @@ def test_masked_copies_meet_the_other_modality_as_their_own_rows_do(shared: str)
     sign, sound, text = signs(view), torch.arange(ROWS).repeat(2), torch.arange(ROWS).repeat(3)
     audio = dense(cat(*view.masked_audio), view.text, sign[sound], weights(view)) / len(sound)
     captions = dense(view.audio, cat(*view.masked_text), sign[:, text], weights(view)[text]) / len(text)
-    loss = TERMS["masked_pairs"](view, MaskedPairTerm(weight=1), SCALE, BIAS)
+    loss = TERMS["masked_pairs"].loss(view, MaskedPairsConfig(weight=1), LOGIT)
     torch.testing.assert_close(loss, (audio + captions) / 2, check_dtype=False)
 
 
@@ -91,14 +97,14 @@ def test_softmax_is_cross_entropy_both_ways() -> None:
     logit = SCALE * view.audio.mean @ view.text.mean.T
     target = torch.arange(B)
     expected = torch.nn.functional.cross_entropy(logit, target) + torch.nn.functional.cross_entropy(logit.T, target)
-    loss = TERMS["pairs"](view, PairTerm(score="dot", objective="softmax"), SCALE, BIAS)
+    loss = TERMS["pairs"].loss(view, PairsConfig(objective="softmax"), LOGIT._replace(score="dot"))
     torch.testing.assert_close(loss, expected / 2, check_dtype=False)
 
 
 def test_cross_inclusion_puts_audio_inside_text() -> None:
     view = views()
     expected = -logsigmoid(0.3 * inclusion_score(view.audio, view.text)).mean()
-    loss = TERMS["cross_inclusion"](view, InclusionTerm(scale=0.3), SCALE, BIAS)
+    loss = TERMS["cross_inclusion"].loss(view, InclusionConfig(scale=0.3), LOGIT)
     torch.testing.assert_close(loss, expected, check_dtype=False)
     loss.backward()
     assert view.audio.logvar.grad.sum() > 0  # descent makes the audio narrower
@@ -115,9 +121,9 @@ def test_hierarchy_averages_valid_links_and_modalities() -> None:
         chain = [full.rows(slice(ROWS)), *copies]
         scores = [inclusion_score(a, b) for a, b in zip(chain, chain[1:], strict=False)]
         means.append(-logsigmoid(torch.stack(scores))[valid].mean())
-    loss = TERMS["hierarchy"](view, InclusionTerm(), SCALE, BIAS)
+    loss = TERMS["hierarchy"].loss(view, InclusionConfig(), LOGIT)
     torch.testing.assert_close(loss, (means[0] + means[1]) / 2, check_dtype=False)
-    alone = TERMS["hierarchy"](views(text_copies=0), InclusionTerm(), SCALE, BIAS)
+    alone = TERMS["hierarchy"].loss(views(text_copies=0), InclusionConfig(), LOGIT)
     torch.testing.assert_close(alone, means[0], check_dtype=False)
 
 
@@ -125,7 +131,7 @@ def test_hierarchy_averages_valid_links_and_modalities() -> None:
 @pytest.mark.parametrize("detach", [False, True])
 def test_detach_mean_moves_variances_only(name: str, detach: bool) -> None:
     view = views()
-    TERMS[name](view, InclusionTerm(detach_mean=detach), SCALE, BIAS).backward()
+    TERMS[name].loss(view, InclusionConfig(detach_mean=detach), LOGIT).backward()
     assert (view.audio.mean.grad is None) == detach
     assert view.audio.logvar.grad.abs().sum() > 0
 
@@ -133,7 +139,7 @@ def test_detach_mean_moves_variances_only(name: str, detach: bool) -> None:
 def test_vib_is_the_mean_of_both_modalities() -> None:
     view = views()
     kl = [0.5 * (z.mean**2 + z.logvar.exp() - z.logvar - 1).mean() for z in (view.audio, view.text)]
-    torch.testing.assert_close(TERMS["vib"](view, VibTerm(), SCALE, BIAS), (kl[0] + kl[1]) / 2, check_dtype=False)
+    torch.testing.assert_close(TERMS["vib"].loss(view, VibConfig(), LOGIT), (kl[0] + kl[1]) / 2, check_dtype=False)
 
 
 def repel(masked: Gaussian, others: Gaussian, sign: Tensor) -> Tensor:
@@ -151,7 +157,7 @@ def test_repulsion_across_spares_what_belongs_together(shared: str) -> None:
     sign = signs(view)
     audio = repel(cat(*view.masked_audio), view.text, sign[:ROWS].repeat(2, 1))
     text = repel(cat(*view.masked_text), view.audio, sign.T[:ROWS].repeat(3, 1))
-    loss = TERMS["repulsion"](view, RepulsionTerm(partner="cross"), SCALE, BIAS)
+    loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="cross"), LOGIT)
     torch.testing.assert_close(loss, (audio + text) / 2, check_dtype=False)
 
 
@@ -159,7 +165,7 @@ def test_repulsion_from_the_same_modality() -> None:
     view = views("keep")
     audio = repel(cat(*view.masked_audio), view.audio, by_index(ROWS, 2, B))
     text = repel(cat(*view.masked_text), view.text, by_index(ROWS, 3, B))
-    loss = TERMS["repulsion"](view, RepulsionTerm(partner="same"), SCALE, BIAS)
+    loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="same"), LOGIT)
     torch.testing.assert_close(loss, (audio + text) / 2, check_dtype=False)
 
 
@@ -168,7 +174,7 @@ def test_repulsion_within_a_level() -> None:
     sides = []
     for copies in (view.masked_audio, view.masked_text):
         sides.append(torch.stack([repel(z, z, by_index(ROWS, 1, ROWS)) for z in copies]).mean())
-    loss = TERMS["repulsion"](view, RepulsionTerm(partner="level"), SCALE, BIAS)
+    loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="level"), LOGIT)
     torch.testing.assert_close(loss, (sides[0] + sides[1]) / 2, check_dtype=False)
 
 
@@ -176,7 +182,7 @@ def test_repulsion_spares_paraphrases_of_a_shared_caption() -> None:
     view = views("positive")
     batch = replace(view.batch, level=torch.tensor([0, 3, 2, 2, 1, 3, 0, -1]))
     keep, positive = (
-        TERMS["repulsion"](replace(view, batch=batch, shared=shared), RepulsionTerm(partner="same"), SCALE, BIAS)
+        TERMS["repulsion"].loss(replace(view, batch=batch, shared=shared), RepulsionConfig(partner="same"), LOGIT)
         for shared in ("keep", "positive")
     )
     assert positive < keep  # rows 0 and 6 drew captions of one node
@@ -202,7 +208,7 @@ def test_sources_lie_inside_mixtures_and_purer_ones_inside_more_even_ones() -> N
         -logsigmoid(inclusion_score(second, joined))[:2].mean(),  # row 2 joins two captions that are alike
         -logsigmoid(inclusion_score(view.text.rows(PARTNER), joined))[:2].mean(),
     ]
-    loss = TERMS["hierarchy"](view, InclusionTerm(), SCALE, BIAS)
+    loss = TERMS["hierarchy"].loss(view, InclusionConfig(), LOGIT)
     torch.testing.assert_close(loss, torch.stack(expected).mean(), check_dtype=False)
     loss.backward()
     for source, mixture in ((view.audio, two), (view.text, joined)):
@@ -214,7 +220,7 @@ def test_mixed_sounds_lie_inside_joined_captions() -> None:
     view = mixed_views()
     pairs = [(view.audio, view.text), *((level, view.masked_text[0]) for level in view.masked_audio)]
     expected = torch.stack([-logsigmoid(inclusion_score(*pair)).mean() for pair in pairs]).mean()
-    loss = TERMS["cross_inclusion"](view, InclusionTerm(), SCALE, BIAS)
+    loss = TERMS["cross_inclusion"].loss(view, InclusionConfig(), LOGIT)
     torch.testing.assert_close(loss, expected, check_dtype=False)
 
 
@@ -222,26 +228,26 @@ def test_mixtures_meet_joined_captions_alone() -> None:
     view = mixed_views()
     sign = torch.where(torch.eye(ROWS) > 0, 1.0, -1.0).repeat(2, 1)
     expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
-    options = MaskedPairTerm(weight=1), SCALE, BIAS
-    torch.testing.assert_close(TERMS["masked_pairs"](view, *options), expected, check_dtype=False)
+    options = MaskedPairsConfig(weight=1), LOGIT
+    torch.testing.assert_close(TERMS["masked_pairs"].loss(view, *options), expected, check_dtype=False)
     turned = replace(view, partner=torch.tensor([1, 0, 7]))  # rows 0 and 1 are the same two clips
     sign[0, 1] = sign[1, 0] = sign[3, 1] = sign[4, 0] = 1.0
     expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
-    torch.testing.assert_close(TERMS["masked_pairs"](turned, *options), expected, check_dtype=False)
+    torch.testing.assert_close(TERMS["masked_pairs"].loss(turned, *options), expected, check_dtype=False)
 
 
 def test_mixtures_are_not_repelled_and_no_bottleneck_sees_them() -> None:
     view = mixed_views()
     with pytest.raises(ValueError, match="repulsion: got mixtures, want masked copies"):
-        TERMS["repulsion"](view, RepulsionTerm(), SCALE, BIAS)
-    TERMS["vib"](view, VibTerm(), SCALE, BIAS).backward()
+        TERMS["repulsion"].loss(view, RepulsionConfig(), LOGIT)
+    TERMS["vib"].loss(view, VibConfig(), LOGIT).backward()
     assert all(copy.logvar.grad is None for copy in (*view.masked_audio, *view.masked_text))
 
 
 @pytest.mark.parametrize("name", sorted(TERMS))
 def test_every_term_gives_finite_gradients(name: str) -> None:
     view = views()
-    TERMS[name](view, getattr(LossConfig(), name), SCALE, BIAS).backward()
+    TERMS[name].loss(view, getattr(loss_config(), name), LOGIT).backward()
     gradients = [part.grad for z in (view.audio, view.text) for part in z if part.grad is not None]
     assert gradients
     assert all(g.isfinite().all() for g in gradients)
@@ -249,26 +255,33 @@ def test_every_term_gives_finite_gradients(name: str) -> None:
 
 
 def test_terms_are_the_sections_of_the_configuration() -> None:
-    assert set(TERMS) == {f.name for f in fields(LossConfig) if hasattr(getattr(LossConfig(), f.name), "weight")}
+    assert list(TERMS) == [section.name for section in fields(loss_config())]
 
 
 @pytest.mark.parametrize(
     ("change", "masks"),
     [
         (lambda c: c, False),
-        (lambda c: replace(c, hierarchy=InclusionTerm(weight=0.1)), True),
-        (lambda c: replace(c, repulsion=RepulsionTerm(weight=0.1)), True),
-        (lambda c: replace(c, masked_pairs=MaskedPairTerm(weight=0.1)), True),
-        (lambda c: replace(c, vib=VibTerm(weight=1)), False),
+        (lambda c: replace(c, hierarchy=InclusionConfig(weight=0.1)), True),
+        (lambda c: replace(c, repulsion=RepulsionConfig(weight=0.1)), True),
+        (lambda c: replace(c, masked_pairs=MaskedPairsConfig(weight=0.1)), True),
+        (lambda c: replace(c, vib=VibConfig(weight=1)), False),
     ],
 )
-def test_masks_are_needed_only_by_terms_that_count(change: Callable[[LossConfig], LossConfig], masks: bool) -> None:
-    assert needs_masks(change(LossConfig())) == masks
+def test_masks_are_needed_only_by_terms_that_count(change: Callable[[Any], Any], masks: bool) -> None:
+    assert needs_masks(change(loss_config())) == ({"audio", "text"} if masks else set())
+
+
+def test_repulsion_does_not_go_with_mixtures() -> None:
+    loss = loss_config(repulsion=RepulsionConfig(weight=0.1))
+    assert not mixes(0, loss)
+    with pytest.raises(ConfigError, match="loss.repulsion.weight: got 0.1 with mix.share 0.5, want 0"):
+        mixes(0.5, loss)
 
 
 def test_weight_zero_everywhere_is_refused() -> None:
-    assert list(active_terms(LossConfig(vib=VibTerm(weight=1e-5)))) == ["pairs", "vib"]
+    assert list(active_terms(loss_config(vib=VibConfig(weight=1e-5)))) == ["pairs", "vib"]
     with pytest.raises(ValueError, match="every term has weight 0"):
-        active_terms(LossConfig(pairs=PairTerm(weight=0)))
+        active_terms(loss_config(pairs=PairsConfig(weight=0)))
     with pytest.raises(ValueError, match="partner: got 'all'"):
-        TERMS["repulsion"](views(), RepulsionTerm(partner="all"), SCALE, BIAS)  # type: ignore[arg-type]
+        TERMS["repulsion"].loss(views(), RepulsionConfig(partner="all"), LOGIT)  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from prolap.cli.main import main
-from prolap.config.loading import load_config
 from prolap.training import logs, memory
+from prolap.training.config import load_config
 from prolap.training.memory import PHASES, CudaPeaks, TracedPeaks, measuring, phase
 from prolap.training.rehearsal import MadeUp, rehearse, trainer
 from prolap.training.train import Trainer, train

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from prolap.config import Config, MaskedPairTerm
 from prolap.data import open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
@@ -16,9 +15,10 @@ from prolap.data.mixing import WORDS
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.models.tokenizers import WordVocabulary
 from prolap.training import logs
+from prolap.training.config import Config
 from prolap.training.gradcache import encoding
-from prolap.training.mixing_views import more_even
-from prolap.training.step import encode_views, training_losses
+from prolap.training.step import encode_views, more_even, training_losses
+from prolap.training.terms.masked_pairs import MaskedPairsConfig
 from prolap.training.train import train
 from prolap.weights import checkpoint as checkpoints
 from tests.prolap.tiny import tiny_config
@@ -83,7 +83,7 @@ def test_links_between_equal_mixtures_are_left_out() -> None:
 
 
 def test_gradients_reach_everything_but_the_mask_tokens_and_no_mask_is_drawn(config: Config, batch: Batch) -> None:
-    loss = replace(config.loss, masked_pairs=MaskedPairTerm(weight=0.1))
+    loss = replace(config.loss, masked_pairs=MaskedPairsConfig(weight=0.1))
     model, generator = model_of(replace(config, loss=loss)), torch.Generator()
     before = generator.get_state()
     total, found = training_losses(model, batch, replace(config, loss=loss), generator)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from prolap.config import Config, OptimConfig
-from prolap.config.loading import load_config
+from prolap.config import OptimConfig
 from prolap.models.encoders import AUDIO
 from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
+from prolap.training.config import Config, load_config
 from prolap.training.optim import build_optimizer, learning_rates, lr_factor, parameter_groups, set_lr
 
 

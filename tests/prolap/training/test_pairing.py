@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prolap.data.batch import Batch
-from prolap.training.pairing import PairIds, pair_ids
+from prolap.training.views import PairIds, pair_ids
 
 
 def batch_of(index: list[int], chain: list[list[int]], level: list[int]) -> Batch:

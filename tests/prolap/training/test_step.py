@@ -5,32 +5,27 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prolap.config import (
-    Config,
-    InclusionTerm,
-    LossConfig,
-    MaskConfig,
-    MaskedPairTerm,
-    ModelConfig,
-    PairTerm,
-    RepulsionTerm,
-    VibTerm,
-)
+from prolap.config import MaskConfig, ModelConfig
 from prolap.data.batch import Batch
 from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
-from prolap.training.losses import TERMS, all_terms
+from prolap.training.config import Config
 from prolap.training.step import encode_views, training_losses
+from prolap.training.terms import TERMS, InclusionConfig, Logit, all_terms, loss_config
+from prolap.training.terms.masked_pairs import MaskedPairsConfig
+from prolap.training.terms.pairs import PairsConfig
+from prolap.training.terms.repulsion import RepulsionConfig
+from prolap.training.terms.vib import VibConfig
 from prolap_kernels import inclusion_score
 
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(30)])
-EVERYTHING = LossConfig(
-    pairs=PairTerm(),
-    masked_pairs=MaskedPairTerm(weight=0.1),
-    cross_inclusion=InclusionTerm(weight=1e-3),
-    hierarchy=InclusionTerm(weight=5e-3),
-    vib=VibTerm(weight=1e-5),
-    repulsion=RepulsionTerm(weight=1e-2),
+EVERYTHING = loss_config(
+    pairs=PairsConfig(),
+    masked_pairs=MaskedPairsConfig(weight=0.1),
+    cross_inclusion=InclusionConfig(weight=1e-3),
+    hierarchy=InclusionConfig(weight=5e-3),
+    vib=VibConfig(weight=1e-5),
+    repulsion=RepulsionConfig(weight=1e-2),
 )
 CONFIG = Config(model=ModelConfig(width=32, dim=16), mask=MaskConfig(share=0.25), loss=EVERYTHING)
 MODALITIES = ("audio", "text")
@@ -72,8 +67,8 @@ def test_logs_name_everything_and_are_detached() -> None:
         expected.add(f"bounds/{modality}")
     assert set(logs) == expected | {"uncertainty/text_masked_3"}
     assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in logs.values())
-    assert logs["scale"].item() == pytest.approx(CONFIG.loss.scale_init)
-    assert logs["bias"].item() == CONFIG.loss.bias_init
+    assert logs["scale"].item() == pytest.approx(CONFIG.model.scale_init)
+    assert logs["bias"].item() == CONFIG.model.bias_init
     for modality in MODALITIES:
         assert logs[f"uncertainty/{modality}"].item() == pytest.approx(-6, abs=0.1)
         assert logs[f"uncertainty/{modality}_trace"].item() == pytest.approx(16 * 2.479e-3, rel=0.1)
@@ -82,7 +77,7 @@ def test_logs_name_everything_and_are_detached() -> None:
 
 
 def test_terms_of_weight_zero_are_not_computed_and_need_no_masks() -> None:
-    config = replace(CONFIG, loss=LossConfig(vib=VibTerm(weight=1e-5)))
+    config = replace(CONFIG, loss=loss_config(vib=VibConfig(weight=1e-5)))
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     _, logs = training_losses(build_model(config, VOCABULARY), batch(), config, generator)
@@ -172,18 +167,19 @@ def test_a_few_steps_learn_the_batch() -> None:
 def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, detach: bool) -> None:
     loss = replace(
         EVERYTHING,
-        cross_inclusion=InclusionTerm(weight=1e-3, scale=0.1, reduce_dims=dims, detach_mean=detach),
-        hierarchy=InclusionTerm(weight=5e-3, scale=3.0, convention="prolip"),
+        cross_inclusion=InclusionConfig(weight=1e-3, scale=0.1, reduce_dims=dims, detach_mean=detach),
+        hierarchy=InclusionConfig(weight=5e-3, scale=3.0, convention="prolip"),
     )
     config = replace(CONFIG, loss=loss)
     model = build_model(config, VOCABULARY)
     grads = []
     for together in (True, False):
         views = encode_views(model, batch(), config, torch.Generator().manual_seed(0))
+        logit = Logit(config.model.score, model.scale, model.bias)
         found = (
-            all_terms(views, loss, model.scale, model.bias)[0]
+            all_terms(views, loss, logit)[0]
             if together
-            else {name: term(views, getattr(loss, name), model.scale, model.bias) for name, term in TERMS.items()}
+            else {name: term.loss(views, getattr(loss, name), logit) for name, term in TERMS.items()}
         )
         total = sum(getattr(loss, name).weight * value for name, value in found.items())
         model.zero_grad()
@@ -196,8 +192,8 @@ def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, 
 def test_the_saturated_share_is_that_of_the_rows() -> None:
     view_model = build_model(CONFIG, VOCABULARY)
     views = encode_views(view_model, batch(), CONFIG, torch.Generator().manual_seed(0))
-    steep = replace(EVERYTHING, cross_inclusion=InclusionTerm(weight=1, scale=1e4))
-    _, saturated = all_terms(views, steep, view_model.scale, view_model.bias)
+    steep = replace(EVERYTHING, cross_inclusion=InclusionConfig(weight=1, scale=1e4))
+    _, saturated = all_terms(views, steep, Logit("csd", view_model.scale, view_model.bias))
     share = (inclusion_score(views.audio, views.text) * 1e4 > 6.9068).float().mean()  # sigmoid(-6.9068) = 1e-3
     torch.testing.assert_close(saturated["cross_inclusion"], share)
     assert set(saturated) == {"cross_inclusion", "hierarchy"}

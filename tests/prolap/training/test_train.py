@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 import prolap.training.train as training
-from prolap.config import LossConfig, PairTerm
-from prolap.config.loading import load_config
 from prolap.config.options import ConfigError
 from prolap.data import open_data
 from prolap.data.loader import Loader
 from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
 from prolap.training import logs
+from prolap.training.config import load_config
 from prolap.training.dev import dev_metrics
 from prolap.training.optim import lr_factor
-from prolap.training.safety import TrainingStopped, not_finite, trains_uncertainty, unusable_uncertainty
+from prolap.training.safety import TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
+from prolap.training.terms import TERMS, PairTerm, loss_config, trains_uncertainty
 from prolap.training.train import Trainer, train
 from prolap.utils.environment import pick_device, versions
 from prolap.utils.seeding import torch_generator
@@ -150,7 +150,7 @@ def test_early_stopping(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_mixed_precision_learns_about_the_same(data: Path, tmp_path: Path, amp: str) -> None:
     losses = {}
     for mode in ("off", amp):
-        trainer = trainer_of(tiny_config(data, tmp_path, optim__amp=mode, model__dropout=0.0, loss__bias_init=-10))
+        trainer = trainer_of(tiny_config(data, tmp_path, optim__amp=mode, model__dropout=0.0, model__bias_init=-10))
         if mode == "fp16":  # its own start, 2**16, skips the first steps
             trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
         stream = trainer.loader.batches(0)
@@ -243,7 +243,7 @@ def test_useless_log_variances_stop(
 def test_a_batch_of_one_row_has_no_spread() -> None:
     values = {"uncertainty/audio_spread": 0.0}
     config = load_config(overrides={"batch_size": 1})
-    assert trains_uncertainty(config.loss)
+    assert config.trains_uncertainty
     assert unusable_uncertainty(values, config) is None
     assert "collapsed" in str(unusable_uncertainty(values, load_config()))
     assert not_finite({"a": 1.0, "b": math.inf}) == "b is inf"
@@ -282,9 +282,11 @@ def test_devices() -> None:
 
 
 def test_every_term_that_reads_variances_is_watched() -> None:
-    alone = LossConfig(pairs=PairTerm(score="dot"))
-    assert not trains_uncertainty(alone)
+    alone = loss_config()
+    assert not trains_uncertainty(alone, "dot")
     for field in fields(alone):
         term = getattr(alone, field.name)
         if hasattr(term, "weight") and field.name != "pairs":
-            assert trains_uncertainty(replace(alone, **{field.name: replace(term, weight=0.1)})), field.name
+            changed = replace(alone, **{field.name: replace(term, weight=0.1)})
+            assert trains_uncertainty(changed, "csd")
+            assert trains_uncertainty(changed, "dot") == (not isinstance(TERMS[field.name], PairTerm)), field.name

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from prolap.config.loading import load_config, to_dict
+from prolap.config.loading import to_dict
 from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
+from prolap.training.config import load_config
 from prolap.utils.files import write_text
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import CheckpointError, load_model, name_of, pointed, read, read_latest
@@ -184,7 +185,7 @@ def test_load_model_of_a_run_and_of_a_checkpoint(tmp_path: Path) -> None:
     found = [loaded, load_model(tmp_path, "last"), load_model(path)]
     assert [model.bias.item() for model in found] == [1, 2, 2]
     assert not loaded.training
-    assert loaded.config == config
+    assert to_dict(loaded.config).items() <= to_dict(config).items()
     expected = model.embed_text(["a slow one"])
     assert torch.equal(loaded.embed_text(["a slow one"]).mean, expected.mean)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prolap.config.loading import load_config
 from prolap.config.options import leaves
 from prolap.models.model import ProLAP, build_tokenizer
+from prolap.training.config import load_config
 from prolap.weights.importers import IMPORTERS
 from prolap.weights.importers.report import Report
 from prolap.weights.importers.rules import fit, translate
@@ -93,7 +93,7 @@ def test_msclap_has_the_numbers_of_the_public_modules(tmp_path: Path) -> None:
             torch.testing.assert_close(got.mean.double(), functional.normalize(out), **EXACT)
             assert got.logvar.mean().item() == pytest.approx(config.model.logvar_init, abs=0.5)
     assert model.scale.item() == pytest.approx(20.0, rel=1e-6)
-    assert model.bias.item() == config.loss.bias_init
+    assert model.bias.item() == config.model.bias_init
 
 
 def test_laion_has_the_numbers_of_the_public_modules(tmp_path: Path, roberta: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prolap.config import Config
-from prolap.config.loading import load_config
 from prolap.config.options import ConfigError
 from prolap.data.features import make_features
+from prolap.training.config import Config, load_config
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers import Public, detect, open_public
 from tests.prolap.public_models import MICRO_MSCLAP, built, clap, imported, small_msclap
@@ -84,7 +83,7 @@ def test_a_scale_at_or_beyond_our_bound_starts_inside_and_says_so(tmp_path: Path
         file = small_msclap(tmp_path / "a.pth", lambda state, v=value: state.update(logit_scale=torch.tensor(v)))
         model, report = imported(file, micro)
         assert 97 < model.scale.item() < 99
-        assert "inside loss.scale_min=None, loss.scale_max=100" in report.notes[0]
+        assert "inside model.scale_min=None, model.scale_max=100" in report.notes[0]
         (slope,) = torch.autograd.grad(model.scale.log(), model.log_scale)
         assert 0.05 < slope.item() < 0.2
 

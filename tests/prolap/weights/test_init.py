@@ -31,7 +31,7 @@ def test_a_run_starts_from_anothers_weights_and_words(data: Path, baseline: Path
     config = tiny_config(data, tmp_path / "run", init=str(baseline), **SHORT)
     start, trained = open_init(config), load_model(baseline)
     assert start is not None
-    model, report = first_model(config, None, start, ["words that the baseline never saw"])
+    model, report = first_model(config, None, start, ["words that the baseline never saw"], config.trains_uncertainty)
     assert report is not None
     assert model.vocabulary.to_json() == trained.vocabulary.to_json()
     state, theirs = model.state_dict(), trained.state_dict()

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from prolap.config import Config, DataConfig
+from prolap.config import BaseConfig, DataConfig
 from prolap.data import audio, open_data, parse, parts_of
 from prolap.data.dataset import Split
 from prolap.data.files.entries import check_rows
@@ -34,7 +34,7 @@ def one(text: str) -> Part:
     return part
 
 
-def parts(config: Config, split: Split) -> list[Part]:
+def parts(config: BaseConfig, split: Split) -> list[Part]:
     return list(parts_of(config, split, parse(config.data.train)))
 
 
@@ -291,15 +291,15 @@ def test_how_a_data_set_is_named(tmp_path: Path) -> None:
 
 
 def test_splits_follow_from_the_training_data(tmp_path: Path) -> None:
-    config = Config(data=DataConfig(train=f"clotho:{tmp_path}"))
+    config = BaseConfig(data=DataConfig(train=f"clotho:{tmp_path}"))
     assert parts(config, "dev") == parse(f"clotho:{tmp_path}")
     assert parts(replace(config, data=replace(config.data, test="t.csv")), "test") == parse("t.csv")
-    assert parts(Config(data=DataConfig(train="scenes")), "dev") == parse("scenes")
+    assert parts(BaseConfig(data=DataConfig(train="scenes")), "dev") == parse("scenes")
     for train in ("m.csv", f"wds:{tmp_path}/a.tar", f"folder:{tmp_path}", f"clotho/evaluation:{tmp_path}"):
         with pytest.raises(ValueError, match=r"data\.test: name a manifest"):
-            parts(Config(data=DataConfig(train=train)), "test")
+            parts(BaseConfig(data=DataConfig(train=train)), "test")
     with pytest.raises(ValueError, match=r"data\.dev: name a data set"):
-        parts(Config(data=DataConfig(train="a.csv + scenes")), "dev")
+        parts(BaseConfig(data=DataConfig(train="a.csv + scenes")), "dev")
 
 
 def test_videos_in_file_names() -> None:
@@ -324,6 +324,6 @@ def test_open_data_of_a_public_layout(tmp_path: Path) -> None:
         name = f"AbC{number:08d}"
         write(tmp_path / split / f"{name}_0.wav", number)
         table(tmp_path / f"{split}.csv", AC, f"1,{name},0,caption of {split}")
-    config = Config(data=DataConfig(train=f"audiocaps:{tmp_path}", cache=str(tmp_path / "cache")))
+    config = BaseConfig(data=DataConfig(train=f"audiocaps:{tmp_path}", cache=str(tmp_path / "cache")))
     found = [open_data(config, split, **QUIET) for split in ("train", "dev", "test")]
     assert [data.captions(0)[0].text for data in found] == [f"caption of {split}" for split in ("train", "val", "test")]

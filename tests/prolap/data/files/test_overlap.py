@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import prolap.data.files.overlap as overlap
-from prolap.config import Config, DataConfig
+from prolap.config import BaseConfig, DataConfig
 from prolap.data import open_data
 from prolap.data.files.layouts import LAYOUTS
 from prolap.data.files.overlap import Digests, Sound, common, duplicates
@@ -103,16 +103,16 @@ def test_opening_the_training_data_looks_for_overlap(tmp_path: Path, caplog: pyt
         table(tmp_path / f"{split}.csv", AC, *(f"1,{name},30,{name}" for name in names))
     data = DataConfig(train=f"audiocaps:{tmp_path}", cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=r"data\.overlap: 1 sounds of test also occur.*AbCdEfGhIj1_30\.wav \(video\)"):
-        open_data(Config(data=data), "train", **QUIET)
+        open_data(BaseConfig(data=data), "train", **QUIET)
     with caplog.at_level(logging.WARNING):
-        assert len(open_data(Config(data=replace(data, overlap="warn")), "train", **QUIET)) == 2
+        assert len(open_data(BaseConfig(data=replace(data, overlap="warn")), "train", **QUIET)) == 2
     assert "1 sounds of test" in caplog.text
     caplog.clear()
-    for config in (Config(data=replace(data, overlap="ignore")), Config(data=data, overfit=1)):
+    for config in (BaseConfig(data=replace(data, overlap="ignore")), BaseConfig(data=data, overfit=1)):
         assert len(open_data(config, "train", **QUIET)) == 2
-    assert len(open_data(Config(data=data), "test", **QUIET)) == 1
+    assert len(open_data(BaseConfig(data=data), "test", **QUIET)) == 1
     assert not caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        open_data(Config(data=replace(data, train=f"audiocaps/val:{tmp_path}", test="none.csv")), "train", **QUIET)
+        open_data(BaseConfig(data=replace(data, train=f"audiocaps/val:{tmp_path}", test="none.csv")), "train", **QUIET)
     assert "data.test cannot be read" in caplog.text

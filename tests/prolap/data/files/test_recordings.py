@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from prolap.config import Config, DataConfig
+from prolap.config import BaseConfig, DataConfig
 from prolap.data import AudioTextData, audio, open_data, parse
 from prolap.data.dataset import Split
 from prolap.data.files.entries import Entry, Report, check_rows
@@ -219,8 +219,8 @@ def test_a_file_that_breaks_later_falls_back_to_its_start(
 def test_open_data_opens_manifests(data: RecordingData, folder: Path) -> None:
     both = DataConfig(train=str(folder / "m.jsonl"), test=str(folder / "m.jsonl"), cache=str(folder / "cache"))
     with pytest.raises(ValueError, match=r"data\.overlap: 3 sounds of test also occur in m\.jsonl"):
-        open_data(Config(data=both), "train", **QUIET)
-    config = Config(data=replace(both, overlap="ignore"))
+        open_data(BaseConfig(data=both), "train", **QUIET)
+    config = BaseConfig(data=replace(both, overlap="ignore"))
     train, test = (open_data(config, split, **QUIET) for split in ("train", "test"))  # type: ignore[arg-type]
     assert len(train) == len(test) == 3
     assert train.name == "m.jsonl"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from prolap.config import Config, DataConfig
+from prolap.config import BaseConfig, DataConfig
 from prolap.data import AudioTextData, open_data
 from prolap.data.audio import read
 from prolap.data.scenes import mix as scene_mix
@@ -251,7 +251,7 @@ def test_threads_do_not_change_the_log_mels(config: DataConfig, test_split: Scen
 
 
 def test_open_data_and_node_texts(config: DataConfig, test_split: SceneData) -> None:
-    data = open_data(Config(data=config), "test", progress=lambda *_: None)
+    data = open_data(BaseConfig(data=config), "test", progress=lambda *_: None)
     assert isinstance(data, AudioTextData)
     assert (len(data), data.name) == (60, "scenes/test")
     assert data.chain(7) == test_split.chain(7)
@@ -261,9 +261,9 @@ def test_open_data_and_node_texts(config: DataConfig, test_split: SceneData) -> 
     with pytest.raises(KeyError, match="12345"):
         data.node_text(12345)
     with pytest.raises(ValueError, match="split"):
-        open_data(Config(data=config), "valid")  # type: ignore[arg-type]
+        open_data(BaseConfig(data=config), "valid")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"data\.test"):
-        open_data(Config(data=replace(config, train="a.csv")), "test")
+        open_data(BaseConfig(data=replace(config, train="a.csv")), "test")
     with pytest.raises(ValueError, match="dev_clips"):
         SceneData(replace(config, dev_clips=0), "dev")
 
