@@ -53,8 +53,8 @@ def _opened(path: Source) -> Iterator[Any]:
     soundfile = _soundfile()
     try:
         with contextlib.ExitStack() as stack:
-            place = stack.enter_context(path.open()) if isinstance(path, Member) else str(path)
-            yield stack.enter_context(soundfile.SoundFile(place))
+            file = stack.enter_context(path.open()) if isinstance(path, Member) else str(path)
+            yield stack.enter_context(soundfile.SoundFile(file))
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise AudioError(f"{path}: {_reason(path, error)}") from error
 

@@ -90,7 +90,7 @@ class DecibelMel:
 
     Power: |FFT(periodic hann window * frame)|^2, frames centred on multiples of `hop`, the edges reflected (a waveform of
     half a window or less is lengthened by silence first). 64 Slaney mel bands of equal area, from 50 Hz to 14 kHz as
-    the bank was made: `bank_rate` is the sample rate that it was made for.
+    the bank was made: `bank_rate` is the sample rate that it was made for. `seconds`: what the models hear at once.
 
     "clap": 48 kHz, window 1024, hop 480; equals transformers' ClapFeatureExtractor (truncation "rand_trunc", 50 Hz to
     14 kHz), and so what LAION-CLAP (unfused) reads; 10 s are 1001 frames.
@@ -106,14 +106,15 @@ class DecibelMel:
     window, mels = 1024, 64
     mean, std = -30.0, 20.0
 
-    def __init__(self, config: DataConfig, *, name: str, sample_rate: int, hop: int, bank_rate: int) -> None:
+    def __init__(
+        self, config: DataConfig, *, name: str, sample_rate: int, hop: int, bank_rate: int, seconds: int
+    ) -> None:
         self.name, self.sample_rate, self.hop, self.bank_rate = name, sample_rate, hop, bank_rate
-        wanted = {"sample_rate": sample_rate, "window": self.window, "hop": hop, "mels": self.mels}
-        wrong = [f"data.{key}={getattr(config, key)}" for key, value in wanted.items() if getattr(config, key) != value]
+        recipe = {"sample_rate": sample_rate, "window": self.window, "hop": hop, "mels": self.mels}
+        wrong = [f"data.{key}={getattr(config, key)}" for key, value in recipe.items() if getattr(config, key) != value]
         if wrong:
-            need = " ".join(f"data.{key}={value}" for key, value in wanted.items())
+            need = " ".join(f"data.{key}={value}" for key, value in recipe.items())
             raise ConfigError(f"data.features: got {name} with {', '.join(wrong)}, want {need}.")
-        seconds = {"msclap": 7, "clap": 10}[name]
         self.window_frames = self.frames(seconds * sample_rate)
         self._hann = torch.hann_window(self.window)
 
@@ -138,8 +139,8 @@ class DecibelMel:
 
 FEATURES: dict[str, Callable[[DataConfig], Features]] = {
     "prolap": LogMel,
-    "msclap": partial(DecibelMel, name="msclap", sample_rate=44_100, hop=320, bank_rate=32_000),
-    "clap": partial(DecibelMel, name="clap", sample_rate=48_000, hop=480, bank_rate=48_000),
+    "msclap": partial(DecibelMel, name="msclap", sample_rate=44_100, hop=320, bank_rate=32_000, seconds=7),
+    "clap": partial(DecibelMel, name="clap", sample_rate=48_000, hop=480, bank_rate=48_000, seconds=10),
 }
 
 

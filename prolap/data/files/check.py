@@ -124,10 +124,10 @@ def _visit(row: Row, shortest: float) -> tuple[Row, tuple[str, ...], Heard | Non
     except audio.AudioError as error:
         reason = str(error).removeprefix(f"{row.source}: ")
         return row, (), None, *((reason, "") if reason == NO_FILE else ("", reason))
-    found = entry(row, shortest)
-    if isinstance(found, str):
-        return row, (), heard, found, ""
-    return row, found.captions + found.chain, heard, "", ""
+    usable = entry(row, shortest)
+    if isinstance(usable, str):
+        return row, (), heard, usable, ""
+    return row, usable.captions + usable.chain, heard, "", ""
 
 
 def check_split(
@@ -138,37 +138,37 @@ def check_split(
     progress: cache.Progress | None = None,
 ) -> Findings:
     """Decode and count everything of a split; `count_tokens` gives the length of captions in tokens."""
-    found, texts = Findings(name), list[str]()
-    with cache.reporter(progress) as tell, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    findings, texts = Findings(name), list[str]()
+    with cache.reporter(progress) as report, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         visits = pool.map(lambda row: _visit(row, config.data.min_seconds), rows)
         for number, (row, captions, heard, unusable, broken) in enumerate(visits, 1):
-            _note(found, row, heard, unusable, broken)
+            _note(findings, row, heard, unusable, broken)
             if captions:
-                found.clips += 1
-                found.captions.append(len(captions))
+                findings.clips += 1
+                findings.captions.append(len(captions))
                 texts += captions
-            tell(f"decoding {name}", number, len(rows))
+            report(f"decoding {name}", number, len(rows))
     lengths = count_tokens(texts) if count_tokens is not None and texts else None
     if lengths is not None:
-        found.long_captions = sum(n > config.model.max_tokens for n in lengths)
-    found.duplicates = duplicates(found.sounds, config.data.cache)
-    return found
+        findings.long_captions = sum(n > config.model.max_tokens for n in lengths)
+    findings.duplicates = duplicates(findings.sounds, config.data.cache)
+    return findings
 
 
-def _note(found: Findings, row: Row, heard: Heard | None, unusable: str, broken: str) -> None:
+def _note(findings: Findings, row: Row, heard: Heard | None, unusable: str, broken: str) -> None:
     if broken:
-        found.broken[row.sound] = broken
+        findings.broken[row.sound] = broken
     elif unusable == NO_FILE:
-        found.missing.append(row.sound)
+        findings.missing.append(row.sound)
     elif unusable:
-        found.unusable[row.sound or f"row without a sound ({len(found.unusable)})"] = unusable
+        findings.unusable[row.sound or f"row without a sound ({len(findings.unusable)})"] = unusable
     if heard is not None and row.source is not None:
-        found.heard.append(heard)
-        found.sounds.append(Sound(row.source, row.video))
+        findings.heard.append(heard)
+        findings.sounds.append(Sound(row.source, row.video))
         if heard.peak < SILENT:
-            found.silent.append(row.sound)
+            findings.silent.append(row.sound)
         if heard.full > CLIPPED:
-            found.clipped.append(row.sound)
+            findings.clipped.append(row.sound)
 
 
 def overlaps(splits: Sequence[Findings], folder: str | None) -> Iterator[tuple[str, str, list[Common]]]:

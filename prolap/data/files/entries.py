@@ -117,15 +117,15 @@ def check_rows(
     """
     entries: list[Entry] = []
     skipped: list[Skipped] = []
-    with cache.reporter(progress) as tell, ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda row: entry(row, shortest), rows)
-        for number, (row, result) in enumerate(zip(rows, found, strict=True), 1):
+    with cache.reporter(progress) as show_progress, ThreadPoolExecutor(THREADS) as pool:
+        results = pool.map(lambda row: entry(row, shortest), rows)
+        for number, (row, result) in enumerate(zip(rows, results, strict=True), 1):
             if isinstance(result, Entry):
                 entries.append(result)
             else:
                 skipped.append(Skipped(number, row.sound, result))
             if number % 100 == 0 or number == len(rows):
-                tell(f"checking {Path(name).name}", number, len(rows))
+                show_progress(f"checking {Path(name).name}", number, len(rows))
     report = Report(name, len(entries), tuple(skipped), sum(skip.reason == NO_FILE for skip in skipped))
     if not entries:
         raise ValueError(f"no row of the manifest is usable; {report}")

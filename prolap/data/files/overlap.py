@@ -51,36 +51,35 @@ def common(first: Sequence[Sound], second: Sequence[Sound], folder: str | None =
         for sound in first:
             if sound.video:
                 by_id[sound.video.partition("@")[0]].append(sound)
-        found = []
+        shared = []
         for sound in second:
             if (same := by_content.find(sound.source)) is not None:
-                found.append(Common(str(same), str(sound.source), "content"))
+                shared.append(Common(str(same), str(sound.source), "content"))
                 continue
             name, _, start = sound.video.partition("@")
             starts = [(each, each.video.partition("@")[2]) for each in by_id.get(name, [])] if name else []
-            if hit := next((each for each, other in starts if not start or not other or start == other), None):
-                found.append(Common(str(hit.source), str(sound.source), "video"))
-    return found
+            if original := next((each for each, other in starts if not start or not other or start == other), None):
+                shared.append(Common(str(original.source), str(sound.source), "video"))
+    return shared
 
 
 def duplicates(sounds: Sequence[Sound], folder: str | None = None) -> list[Common]:
     """Sounds of one data set with the same bytes as one before them."""
     with Digests(folder) as digests:
-        contents, found = _Contents([], digests), []
+        contents, repeated = _Contents([], digests), []
         for sound in sounds:
             if (same := contents.find(sound.source)) is not None:
-                found.append(Common(str(same), str(sound.source), "content"))
+                repeated.append(Common(str(same), str(sound.source), "content"))
             contents.add(sound.source)
-    return found
+    return repeated
 
 
-def report(training: str, other: str, found: Iterable[Common], mode: Literal["error", "warn"]) -> None:
+def report(training: str, other: str, shared: Sequence[Common], mode: Literal["error", "warn"]) -> None:
     """Say which sounds two data sets share: ValueError for `error`, else a line in the log; nothing if there are none."""
-    found = list(found)
-    if not found:
+    if not shared:
         return
-    shown = "; ".join(map(str, found[:SHOWN])) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
-    text = f"data.overlap: {len(found)} sounds of {other} also occur in {training}: {shown}"
+    shown = "; ".join(map(str, shared[:SHOWN])) + (f"; and {len(shared) - SHOWN} more" if len(shared) > SHOWN else "")
+    text = f"data.overlap: {len(shared)} sounds of {other} also occur in {training}: {shown}"
     if mode == "error":
         raise ValueError(f"{text}. Take them out of training, or go on with data.overlap=warn.")
     log.warning("%s", text)

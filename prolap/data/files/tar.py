@@ -65,8 +65,8 @@ def members(archive: Path) -> Iterator[Member]:
     """
     try:
         with tarfile.open(archive, mode="r:") as file:
-            for found in file:
-                if found.isreg() and not found.issparse():
-                    yield Member(archive, found.name, found.offset_data, found.size)
+            for member in file:
+                if member.isreg() and not member.issparse():
+                    yield Member(archive, member.name, member.offset_data, member.size)
     except tarfile.TarError as error:
         raise ValueError(f"{archive} is no uncompressed tar archive, or a damaged one ({error})") from error

@@ -60,22 +60,26 @@ def _words(text: str) -> int:
 def _short(event: Event, choice: Choice) -> str:
     """Level 3 without articles: "soft slow low cello"."""
     source = BY_KEY[event.source]
-    given = [choice(ADJECTIVES[word], 0.6) for word in (event.loudness, event.rhythm, event.register) if word]
+    qualities = [choice(ADJECTIVES[word], 0.6) for word in (event.loudness, event.rhythm, event.register) if word]
     noun = source.key if source.style == "melodic" else source.one if event.rhythm == "single" else source.many
-    return " ".join([*given, noun])
+    return " ".join([*qualities, noun])
 
 
 def _long(event: Event, choice: Choice) -> str:
     """Level 3 as a noun phrase: "a soft slow low cello melody"."""
     source = BY_KEY[event.source]
-    given = " ".join(choice(ADJECTIVES[word], 0.6) for word in (event.loudness, event.rhythm, event.register) if word)
+    qualities = " ".join(
+        choice(ADJECTIVES[word], 0.6) for word in (event.loudness, event.rhythm, event.register) if word
+    )
     single = event.rhythm == "single"
     if source.style == "texture":
-        return choice((f"{given} {source.one}", f"{given} {source.one}", f"{given} sounds of {source.other}"))
+        return choice(
+            (f"{qualities} {source.one}", f"{qualities} {source.one}", f"{qualities} sounds of {source.other}")
+        )
     if source.style == "hits":
-        return _a(f"{given} {source.one}") if single else f"{given} {source.many}"
+        return _a(f"{qualities} {source.one}") if single else f"{qualities} {source.many}"
     what = "note" if single else "melody"
-    return _a(choice((f"{given} {source.one if single else source.many}", f"{given} {what} on {source.other}")))
+    return _a(choice((f"{qualities} {source.one if single else source.many}", f"{qualities} {what} on {source.other}")))
 
 
 def _joined(scene: Scene, parts: list[str], terse: bool, choice: Choice) -> str:

@@ -84,11 +84,11 @@ class SceneData:
         return int(self.mels.shape[1])
 
     def captions(self, i: int) -> Sequence[Caption]:
-        found = self._captions[i]
-        if found is None:
+        captions = self._captions[i]
+        if captions is None:
             rng = numpy_generator(self.config.seed, "captions", self.split, i)
-            found = self._captions[i] = scene_captions.caption_scene(self.scenes[i], rng)
-        return found
+            captions = self._captions[i] = scene_captions.caption_scene(self.scenes[i], rng)
+        return captions
 
     def evaluation_captions(self, i: int) -> Sequence[Caption]:
         """One caption of the most specific level, short, middle or long; all differ within dev and test."""
@@ -124,7 +124,7 @@ class SceneData:
             bank=self.bank.checksum,
             data=(config.seed, self.split, len(self), config.seconds),
             mel=(config.sample_rate, config.mels, config.window, config.hop),
-            **({} if config.features == "prolap" else {"features": config.features}),
+            features=config.features,
         )
         return cache.folder(config.cache) / f"mels-{self.split}-{name}.npy"
 
@@ -176,3 +176,33 @@ class SceneData:
 
     def _chunk(self, start: int) -> NDArray[np.float16]:
         return np.stack([self._one(i) for i in range(start, min(start + CHUNK, len(self)))])
+
+
+def preview(
+    folder: str | Path,
+    clips: int = 10,
+    *,
+    config: DataConfig | None = None,
+    split: Split = "test",
+    progress: cache.Progress | None = None,
+) -> list[Path]:
+    """Write the first scenes of a split to `folder` as 000.wav, 001.wav ..., and all their captions to captions.txt.
+
+    They are the clips that the data set of the same configuration holds. Returns the paths of the WAV files.
+    """
+    import soundfile
+
+    config = config or DataConfig()
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    bank = load_bank(config, progress)
+    paths, text = [], []
+    for i, scene in enumerate(scene_plan.plan(config.seed, split, clips, Universe(bank.silent))):
+        paths.append(out / f"{i:03d}.wav")
+        wave = scene_mix.mix(scene, bank, config.seconds, config.seed, split, i)
+        soundfile.write(paths[-1], wave, config.sample_rate)
+        text.append(paths[-1].name)
+        rng = numpy_generator(config.seed, "captions", split, i)
+        text += [f"  {caption.level}  {caption.text}" for caption in scene_captions.caption_scene(scene, rng)]
+    (out / "captions.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    return paths

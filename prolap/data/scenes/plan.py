@@ -91,12 +91,12 @@ def unseen_sources(sources: tuple[str, ...]) -> bool:
 
 def split_of(scene: Scene) -> Split:
     """The only split in which this combination of sources, relation and attributes may occur."""
-    place = share(scene.meanings[3], "split")
+    position = share(scene.meanings[3], "split")
     if unseen_sources(scene.sources):
-        return "dev" if place < (DEV_SHARE - TRAIN_SHARE) / (1 - TRAIN_SHARE) else "test"
-    if place < TRAIN_SHARE:
+        return "dev" if position < (DEV_SHARE - TRAIN_SHARE) / (1 - TRAIN_SHARE) else "test"
+    if position < TRAIN_SHARE:
         return "train"
-    return "dev" if place < DEV_SHARE else "test"
+    return "dev" if position < DEV_SHARE else "test"
 
 
 class Universe:
@@ -112,13 +112,13 @@ class Universe:
         groups = {name: [s.key for s in SOURCES if FAMILIES[s.family] == name] for name in DOMAINS}
         weights = np.array(list(DOMAINS.values()))
         for size, count in SETS.items():
-            found: dict[tuple[str, ...], None] = {(s.key,): None for s in SOURCES} if size == 1 else {}
-            while len(found) < count:
+            sets: dict[tuple[str, ...], None] = {(s.key,): None for s in SOURCES} if size == 1 else {}
+            while len(sets) < count:
                 chosen = [list(groups)[k] for k in rng.choice(len(weights), size, p=weights / weights.sum())]
                 keys = {groups[name][int(rng.integers(len(groups[name])))] for name in chosen}
                 if len(keys) == size:
-                    found[tuple(sorted(keys))] = None
-            heard = [keys for keys in found if not silent & set(keys)]
+                    sets[tuple(sorted(keys))] = None
+            heard = [keys for keys in sets if not silent & set(keys)]
             self.seen[size] = [keys for keys in heard if not unseen_sources(keys)]
             self.unseen[size] = [keys for keys in heard if unseen_sources(keys)]
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import logging
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from prolap.config import DataConfig
 from prolap.data import cache
-from prolap.data.scenes import midi
 from prolap.data.scenes.sources import SOURCES, Source
 
 FORMAT = 2  # part of the file name: raise it when the contents change their meaning
@@ -24,6 +24,7 @@ SECONDS = 2.0
 SILENT = 1e-4  # RMS of full scale: quieter notes count as missing
 BLOCK = 0.025  # seconds over which energies are kept
 LOUD_BLOCKS = 10  # the level of a sound is that of its loudest quarter of a second
+PERCUSSION = 9  # the drum channel of General MIDI, counted from 0
 FEWEST = 20  # sources that a soundfont must have for scenes to make sense
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,42 @@ def read_soundfont(path: str | None) -> bytes:
     return content
 
 
+def _variable_length(ticks: int) -> bytes:
+    parts = [ticks & 127]
+    while ticks := ticks >> 7:
+        parts.append(ticks & 127 | 128)
+    return bytes(reversed(parts))
+
+
+def _midi_file(events: list[tuple[int, bytes]]) -> bytes:
+    """A one-track MIDI file of (milliseconds, message) events."""
+    track, now = b"", 0
+    for time, message in sorted(events, key=lambda event: event[0]):
+        track += _variable_length(time - now) + message
+        now = time
+    track += b"\x00\xff\x2f\x00"
+    # 500 ticks a quarter at the default tempo of 120 a minute: one tick is one millisecond
+    header = struct.pack(">4sIHHH", b"MThd", 6, 0, 1, 500)
+    return header + struct.pack(">4sI", b"MTrk", len(track)) + track
+
+
+def single_notes(program: int | None, notes: list[tuple[int, int]], slot: int, hold: int) -> bytes:
+    """Notes (pitch, velocity) one by one, each alone in a slot of `slot` ms and held for `hold` ms.
+
+    program: General MIDI program counted from 0; None plays the percussion channel. Reverb and chorus are off, and
+    every slot ends with "all sound off", so nothing rings into the next one.
+    """
+    channel = PERCUSSION if program is None else 0
+    events = [(0, bytes((0xB0 | channel, 91, 0))), (0, bytes((0xB0 | channel, 93, 0)))]
+    if program is not None:
+        events.append((0, bytes((0xC0, program))))
+    for n, (pitch, velocity) in enumerate(notes):
+        events.append((n * slot + 2, bytes((0x90 | channel, pitch, velocity))))
+        events.append((n * slot + hold, bytes((0x80 | channel, pitch, 0))))
+        events.append(((n + 1) * slot - 2, bytes((0xB0 | channel, 120, 0))))
+    return _midi_file(events)
+
+
 def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.float32]:
     """[12, samples] mono float32, unscaled."""
     try:
@@ -118,7 +155,7 @@ def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.
         raise ModuleNotFoundError(f"rendering needs {error.name}: pip install prolap[train]") from error
     slot = round(SECONDS * 1000)
     hold = slot - 4 if source.style == "texture" else slot * 3 // 4
-    song = midi.single_notes(source.program, source.notes(), slot, hold)
+    song = single_notes(source.program, source.notes(), slot, hold)
     wave, rate = soundfile.read(io.BytesIO(midirenderer.render_wave_from(font, song)), dtype="float32")
     mono = soxr.resample(wave.mean(axis=1), rate, sample_rate)
     count, samples = len(source.notes()), round(SECONDS * sample_rate)
@@ -187,13 +224,13 @@ def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Ban
         sources=facts,
     )
     path = cache.folder(config.cache) / f"notes-{name}.npz"
-    found = _load(path)
-    if found is None:
+    arrays = _load(path)
+    if arrays is None:
         with cache.reporter(progress) as report:
-            found = render(font, config.sample_rate, report)
+            arrays = render(font, config.sample_rate, report)
         with cache.atomic(path) as file:
-            np.savez(file, notes=found[0], energy=found[1], digest=_digest(*found))
-    bank = Bank(found[0], found[1], config.sample_rate, _digest(*found).tobytes().hex())
+            np.savez(file, notes=arrays[0], energy=arrays[1], digest=_digest(*arrays))
+    bank = Bank(*arrays, config.sample_rate, _digest(*arrays).tobytes().hex())
     if len(SOURCES) - len(bank.silent) < FEWEST:
         raise ValueError(f"data.soundfont: only {len(SOURCES) - len(bank.silent)} of {len(SOURCES)} sources sound")
     if bank.silent:

@@ -63,8 +63,8 @@ class GPT2(TextEncoder):
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked: those before the end token, without the space that belongs to it. Bool [B, L]."""
-        place, end = torch.arange(inputs.shape[1], device=inputs.device), _end(inputs)[:, None]
-        return (place < end) & ~((place == end - 1) & (inputs == GPT2Tokenizer.space))
+        position, end = torch.arange(inputs.shape[1], device=inputs.device), _end(inputs)[:, None]
+        return (position < end) & ~((position == end - 1) & (inputs == GPT2Tokenizer.space))
 
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
@@ -74,8 +74,8 @@ class GPT2(TextEncoder):
         check_mask(masked, grid, mode, self.can_delete)
         hidden = torch.zeros_like(grid) if masked is None else masked & grid
         if mode == "delete" and masked is not None:
-            place = torch.arange(inputs.shape[1], device=inputs.device)
-            rows, kept = compact(inputs[..., None], (place <= _end(inputs)[:, None]) & ~hidden)
+            position = torch.arange(inputs.shape[1], device=inputs.device)
+            rows, kept = compact(inputs[..., None], (position <= _end(inputs)[:, None]) & ~hidden)
             inputs = torch.where(kept, rows[..., 0], GPT2Tokenizer.pad)
             hidden = torch.zeros_like(kept)
         embedded = self.base.wte(inputs)

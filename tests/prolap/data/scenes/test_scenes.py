@@ -16,9 +16,8 @@ from prolap.data import AudioTextData, open_data
 from prolap.data.audio import read
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
-from prolap.data.scenes.clips import SceneData
+from prolap.data.scenes.clips import SceneData, preview
 from prolap.data.scenes.plan import Event, Scene, Universe
-from prolap.data.scenes.preview import preview
 from prolap.data.scenes.soundfont import Bank, load_bank
 from prolap.data.scenes.sources import BY_KEY, SOURCES
 

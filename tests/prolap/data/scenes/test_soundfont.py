@@ -11,7 +11,7 @@ import pytest
 
 from prolap.config import DataConfig
 from prolap.data import cache
-from prolap.data.scenes import midi, soundfont
+from prolap.data.scenes import soundfont
 from prolap.data.scenes.sources import BY_KEY, DOMAINS, FAMILIES, NOTES, SOURCES
 
 
@@ -76,7 +76,7 @@ def test_the_taxonomy_is_whole() -> None:
 
 
 def test_midi_file_reads_back(tmp_path: Path) -> None:
-    (tmp_path / "a.mid").write_bytes(midi.single_notes(42, [(60, 100), (64, 90)], slot=2000, hold=1500))
+    (tmp_path / "a.mid").write_bytes(soundfont.single_notes(42, [(60, 100), (64, 90)], slot=2000, hold=1500))
     file = mido.MidiFile(tmp_path / "a.mid")
     time, seen = 0.0, []
     for message in file:
