@@ -1,6 +1,7 @@
 """The support table: every cell is a probe that ran. `python -m tests.kernels.support` writes docs/support.md.
 
-A probe returns whether its numbers are right; an error that names the package is a cell "raises". Wrong numbers stop the script.
+A probe returns whether its numbers are right ("yes"). An error that names the package makes the cell "raises"; wrong numbers stop
+the script.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "support.md"
 BACKENDS = ("reference", "chunked", "triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REFUSAL = re.compile(r"prolap_kernels|^backend 'triton' |generate_vmap_rule|implement the jvp|double backwards")
-"""What a refusal says, ours or that of torch where a function has no such rule; any other error is a defect."""
+"""Messages of refusals: our own, and those of torch where a function has no such rule. Any other error is a defect."""
 
 
 def _inputs(dtype: torch.dtype = torch.float32, d: int = 16) -> list[Tensor]:
@@ -39,8 +40,8 @@ def _loss(backend: str, score: str = "csd", objective: str = "sigmoid", **option
 
 def _grads(loss: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     value = loss(*inputs)
-    found = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
-    return [value.detach(), *found]
+    grads = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+    return [value.detach(), *grads]
 
 
 def _truth(inputs: list[Tensor], score: str = "csd", objective: str = "sigmoid", **options: object) -> list[Tensor]:
@@ -51,7 +52,7 @@ def _truth(inputs: list[Tensor], score: str = "csd", objective: str = "sigmoid",
 def _close(
     got: list[Tensor], want: list[Tensor], dtype: torch.dtype, eager: list[Tensor] | None = None, size: float = 1.0
 ) -> bool:
-    """Every error within eight roundings of numbers of this size in this dtype, or four times what dense eager torch errs."""
+    """Whether every error is within eight roundings of numbers of this size in this dtype, or four times that of eager torch."""
     eps = size * torch.finfo(dtype).eps
     pairs = zip(got, want, eager or want, strict=True)
     return all(relative(a, b) <= max(8 * eps * b.numel() ** 0.5, 4 * relative(c, b)) for a, b, c in pairs)
@@ -67,7 +68,7 @@ def scores(names: list[str], objective: str, backend: str) -> bool:
 
     def right(score: str) -> bool:
         got, eager = (_grads(_loss(b, score, objective), inputs) for b in (backend, "reference"))
-        # as a lift a distance is a difference of sums over D of squares and variances, of about this size
+        # as a bilinear score a distance is a difference of sums over D of squares and variances, of about this size
         size = float(sum(t.detach().exp().sum(1).max() for t in (inputs[1], inputs[3])))
         return _close(got, _truth(inputs, score, objective), torch.float32, eager, max(1.0, size))
 
@@ -126,8 +127,8 @@ def func_in_compile(backend: str) -> bool:
 def jvp(backend: str) -> bool:
     inputs = [t.detach() for t in _inputs()]
     first = _loss(backend)
-    slope = torch.func.jvp(lambda mean: first(mean, *inputs[1:]), (inputs[0],), (inputs[0],))[1]
-    return _close([slope], [(_truth(inputs)[1] * inputs[0]).sum()], torch.float32)
+    derivative = torch.func.jvp(lambda mean: first(mean, *inputs[1:]), (inputs[0],), (inputs[0],))[1]
+    return _close([derivative], [(_truth(inputs)[1] * inputs[0]).sum()], torch.float32)
 
 
 def vmap(backend: str) -> bool:
@@ -140,17 +141,18 @@ def autocast(backend: str) -> bool:
     inputs = _inputs()
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         value = _loss(backend)(*inputs)
-    found = [value.detach(), *torch.autograd.grad(value, inputs)]
-    wide = all(g.dtype == torch.float32 for g in found)
-    return wide and _close(found, _truth(inputs), torch.bfloat16)
+    results = [value.detach(), *torch.autograd.grad(value, inputs)]
+    wide = all(g.dtype == torch.float32 for g in results)
+    return wide and _close(results, _truth(inputs), torch.bfloat16)
 
 
-TILED = [name for name in SCORES if name not in {s.name for s in LIFTS}]
+BILINEAR = [score.name for score in LIFTS]
+ELEMENTWISE = [name for name in SCORES if name not in BILINEAR]
 PROBES: dict[str, Callable[[str], bool]] = {
     **{str(k).removeprefix("torch."): partial(dtype, k) for k in (torch.float16, torch.bfloat16, torch.float32, torch.float64)},
-    "matrix-product scores × sigmoid": partial(scores, [s.name for s in LIFTS], "sigmoid"),
-    "matrix-product scores × softmax": partial(scores, [s.name for s in LIFTS], "softmax"),
-    "dimension-sum scores × both": lambda b: scores(TILED, "sigmoid", b) and scores(TILED, "softmax", b),
+    "bilinear scores × sigmoid": partial(scores, BILINEAR, "sigmoid"),
+    "bilinear scores × softmax": partial(scores, BILINEAR, "softmax"),
+    "elementwise scores × both": lambda b: scores(ELEMENTWISE, "sigmoid", b) and scores(ELEMENTWISE, "softmax", b),
     "several positives": partial(option, case="several positives"),
     "ignored rows": partial(option, case="ignored"),
     "negatives only": partial(option, negatives_only=True),
@@ -186,15 +188,17 @@ def page() -> str:
     lines = [["`pairwise_loss`", *(f"`{b}`" for b in BACKENDS)], ["---"] * 4, *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        "# What works where\n\nWritten by `python -m tests.kernels.support` from probes that run: values and gradients against "
-        'float64 ("yes"), or a clear\nerror ("raises"). `tests/kernels/test_support.py` holds this page to it. '
-        "`triton` ran in Triton's interpreter where there was no GPU. With "
-        "`backend=None` a call on\na GPU that `triton` has no kernel for goes to `chunked`, and one log line says so.\n\n"
+        "# What works where\n\n"
+        "Written by `python -m tests.kernels.support`; every cell is a call that ran. yes: its values and gradients agree\n"
+        "with float64. raises: it stops with a clear error. `tests/kernels/test_support.py` checks this page. Without a\n"
+        "GPU, `triton` runs in Triton's interpreter. With `backend=None` a call on a GPU that `triton` has no kernel for\n"
+        "takes `chunked`, and one line in the log says so.\n\n"
         f"{table}\n"
     )
 
 
 if __name__ == "__main__":
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page())
-    sys.stdout.write(page())
+    text = page()
+    PAGE.write_text(text)
+    sys.stdout.write(text)

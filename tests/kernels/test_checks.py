@@ -1,4 +1,4 @@
-"""One sentence that names the argument, what came and what is wanted."""
+"""Errors of bad input: one sentence that names the argument, what came and what is wanted."""
 
 from __future__ import annotations
 

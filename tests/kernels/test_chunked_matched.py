@@ -89,7 +89,7 @@ def test_the_order_of_terms_and_idle_levels_do_not_show_in_gradients(
     z = levels()
     wide = [Gaussian(*(t.detach().double().requires_grad_() for t in level)) for level in z]
     for order in (terms, terms[::-1]):
-        mine, want = (results(side, order, how)[4:] for side, how in ((z, "chunked"), (wide, "reference")))
+        mine, want = (results(side, order, backend)[4:] for side, backend in ((z, "chunked"), (wide, "reference")))
         for a, b in zip(mine, want, strict=True):
             assert relative(a, b) <= 30 * torch.finfo(torch.float32).eps
         assert not any(t.any() for t in mine[-4:])  # levels 3 and 4 have no term

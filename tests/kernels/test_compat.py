@@ -1,4 +1,4 @@
-"""The twins against the public formulas, restated in eager torch."""
+"""The imitated losses against the public formulas, restated in eager torch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def features(mean: Tensor, logvar: Tensor) -> dict[str, Tensor]:
 
 
 def results(value: Tensor, tensors: list[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True, retain_graph=True)
-    return [value.detach(), *found]
+    grads = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True, retain_graph=True)
+    return [value.detach(), *grads]
 
 
 def same(ours: Restated, public: Restated, tensors: list[Tensor], size: float = 1.0) -> None:
@@ -124,12 +124,12 @@ def test_pcmepp(dtype: torch.dtype, distance: str, alpha: float, soft: bool) -> 
         count = 0
         for turned in (False, True) if alpha else ():
             lg, lb = (logit.T, label.T) if turned else (logit, label)
-            goal = lb.clone()
+            pseudo = lb.clone()
             for i in range(6):
-                hit = lg[i] >= lg[i, lb[i].argmax()]
-                goal[i, hit] = lb[i].max()
-                count += int(hit.sum()) - 1
-            total = total + alpha * F.binary_cross_entropy_with_logits(lg, goal)
+                alike = lg[i] >= lg[i, lb[i].argmax()]
+                pseudo[i, alike] = lb[i].max()
+                count += int(alike.sum()) - 1
+            total = total + alpha * F.binary_cross_entropy_with_logits(lg, pseudo)
         counts.append(count)
         return total
 

@@ -1,4 +1,4 @@
-"""Losses of matched rows against the formulas, at variances where the formulas themselves give up."""
+"""Losses of matched rows against the formulas, also at variances where the plain formulas lose their digits."""
 
 from __future__ import annotations
 

@@ -36,22 +36,22 @@ TERMS = (
 
 
 def levels(dtype: torch.dtype = torch.float64, width: int = 6, rows: tuple[int, ...] = ROWS) -> list[Gaussian]:
-    found = [gaussian(n, width, seed, dtype) for seed, n in enumerate(rows)]
-    return [Gaussian(*(t.detach().to(DEVICE).requires_grad_() for t in z)) for z in found]
+    leaves = [gaussian(n, width, seed, dtype) for seed, n in enumerate(rows)]
+    return [Gaussian(*(t.detach().to(DEVICE).requires_grad_() for t in z)) for z in leaves]
 
 
 def apart(z: list[Gaussian], backend: str) -> list[Tensor]:
     """The same terms by the public losses one by one."""
     audio, text = (z[k].rows(slice(3)) for k in (0, 3))
-    how: dict[str, Any] = {"backend": backend}
+    options: dict[str, Any] = {"backend": backend}
     return [
-        inclusion_loss(z[0], z[3], scale=0.3, **how),
+        inclusion_loss(z[0], z[3], scale=0.3, **options),
         hierarchical_inclusion_loss(
-            [audio, z[1], z[2]], scale=0.9, convention="prolip", reduce_dims="none", link_valid=VALID, **how
+            [audio, z[1], z[2]], scale=0.9, convention="prolip", reduce_dims="none", link_valid=VALID, **options
         ),
-        inclusion_loss(text, z[4], scale=2.0, reduce_dims="mean", **how),
-        vib_loss(z[0], **how),
-        vib_loss(z[3], convention="prolip", **how),
+        inclusion_loss(text, z[4], scale=2.0, reduce_dims="mean", **options),
+        vib_loss(z[0], **options),
+        vib_loss(z[3], convention="prolip", **options),
     ]
 
 

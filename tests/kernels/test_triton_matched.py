@@ -1,4 +1,4 @@
-"""Inclusion chains and VIB against float64 formulas, within 1e-6 of the sum of each result's parts."""
+"""Inclusion chains and VIB against float64 formulas, within 1e-6 of the sum of the absolute summands of each result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prolap_kernels.matched import _reference_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EXACT, PROLIP = (0.5, 1.0), (1.0, 4.539992976248485e-05)
-UNIT = 1e-6  # SPEC: float32 H errs by at most this much of the sum of its absolute parts
+UNIT = 1e-6  # SPEC: float32 H errs by at most this much of the sum of its absolute summands
 REDUCTIONS = [("sum", "loss"), ("mean", "loss"), ("none", "loss"), ("sum", "score")]
 KINDS = {"sum": SUM, "mean": MEAN, "none": NONE}
 NOTHING = torch.zeros(0, device=DEVICE)
@@ -28,16 +28,16 @@ def draw(levels: int, n: int, d: int, low: float, high: float, spread: float = 0
     return [Gaussian(m.to(DEVICE), v.to(DEVICE)) for m, v in zip(means, logvars, strict=True)]
 
 
-def parts(x: Gaussian, y: Gaussian, kappa: float, rho: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of absolute parts, per dimension: of h, of its slopes by a mean and by a log-variance."""
+def summands(x: Gaussian, y: Gaussian, kappa: float, rho: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of absolute summands per dimension: of h, and of its derivatives by a mean and by a log-variance."""
     t = y.logvar - x.logvar
     u = torch.exp(-t.abs())
     product = (1 + 2 * u) * (2 + u)
     root = torch.exp(-0.5 * torch.maximum(x.logvar, y.logvar))
     z = (x.mean - y.mean) * root
     h = kappa * t.abs() + 0.5 * torch.log((2 + u) / (1 + 2 * u)) + rho * z.square() * (1 - u) / product
-    slope = kappa + 0.75 + rho * z.square() * (2 + 11 * u + 11 * u * u + 2 * u**3) / product.square()
-    return h, 2 * rho * z.abs() * root * (1 - u) / product, slope
+    by_logvar = kappa + 0.75 + rho * z.square() * (2 + 11 * u + 11 * u * u + 2 * u**3) / product.square()
+    return h, 2 * rho * z.abs() * root * (1 - u) / product, by_logvar
 
 
 def links(levels: list[Gaussian], scale: float, form: tuple[float, float], reduce: str, kind: str) -> list[Link]:
@@ -88,7 +88,7 @@ def compare(
     gap = torch.zeros_like(rows)
     reach = [torch.zeros_like(g) for g in grads]
     for k, w in enumerate(weight.double()):
-        h, by_mean, by_logvar = (t.detach() for t in parts(wide[k], wide[k + 1], *form))
+        h, by_mean, by_logvar = (t.detach() for t in summands(wide[k], wide[k + 1], *form))
         factor = {"score": 1.0, "sum": scale, "mean": scale / dims, "none": scale}[
             "score" if kind == "score" else reduce
         ]
@@ -98,10 +98,10 @@ def compare(
         else:
             slip, share = factor * h.sum(1, keepdim=True), factor
             gap += w.abs() * (slip[:, 0] + (0 if kind == "score" else 1))
-        # the loss's slope is at most 1, and moves by at most the error of its argument
+        # the derivative of -log sigmoid is at most 1, and changes by at most the error of its argument
         grow = w.abs()[:, None] * share * (1 + slip)
-        for index, part in ((2 * k, by_mean), (2 * k + 1, by_logvar), (2 * k + 2, by_mean), (2 * k + 3, by_logvar)):
-            reach[index] += grow * part
+        for index, size in ((2 * k, by_mean), (2 * k + 1, by_logvar), (2 * k + 2, by_mean), (2 * k + 3, by_logvar)):
+            reach[index] += grow * size
     assert torch.all((got[0].double() - rows).abs() <= UNIT * gap)
     flat = [g for pair in zip(got[1], got[2], strict=True) for g in pair]
     for have, want, bound in zip(flat, grads, reach, strict=True):
