@@ -5,24 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prolap.config.options import Count, CountOrZero, NotNegative, Positive, Share, ShareRange
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
     """What training does to a sound before the encoder hears it; drawn by (seed, epoch, clip). Zeros turn it off."""
 
-    gain_db: float = 0.0
+    gain_db: NotNegative = 0.0
     """Loudness changed by a number of dB drawn from [-gain_db, gain_db]."""
-    noise_db: float = 0.0
+    noise_db: NotNegative = 0.0
     """White noise so many dB below the sound, at random for half of the clips."""
-    shift: float = 0.0
+    shift: Share = 0.0
     """Roll the sound in time by up to this share of its length."""
-    time_masks: int = 0
+    time_masks: CountOrZero = 0
     """SpecAugment: stretches of frames set to the quietest value of the log-mel, each up to `time_width` long."""
-    time_width: int = 64
+    time_width: CountOrZero = 64
     """Frames."""
-    band_masks: int = 0
+    band_masks: CountOrZero = 0
     """SpecAugment: mel bands likewise, each up to `band_width` wide."""
-    band_width: int = 8
+    band_width: CountOrZero = 8
     """Mel bands."""
 
 
@@ -45,31 +47,31 @@ class DataConfig:
     """A .sf2 file for the scenes; None takes the one that the package `pretty_midi` ships."""
     cache: str | None = None
     """Folder for the note bank and cached log-mels; None takes the user's cache folder."""
-    clips: int = 12_000
+    clips: Count = 12_000
     """Scenes in the training pool."""
-    dev_clips: int = 500
+    dev_clips: Count = 500
     """Scenes of the dev split."""
-    test_clips: int = 1_000
+    test_clips: Count = 1_000
     """Scenes of the test split."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of the scenes themselves, apart from the training seed."""
     features: str = "prolap"
     """Log-mel recipe, a name in prolap.data.features.FEATURES; imported encoders need the one that they were trained on."""
     cache_features: bool = False
     """Keep the log-mels of whole files on disk (float16), so that an epoch decodes nothing; not with waveform augmentation."""
-    sample_rate: int = 16_000
+    sample_rate: Count = 16_000
     """Hz."""
-    seconds: float = 3.2
+    seconds: Positive = 3.2
     """Length of a training clip; longer files are cropped at a seeded place, shorter ones padded."""
-    eval_seconds: float | None = None
+    eval_seconds: Positive | None = None
     """How much of a file evaluation hears, from its start; None takes `seconds`."""
-    min_seconds: float = 0.1
+    min_seconds: NotNegative = 0.1
     """Shorter files are reported and skipped."""
-    mels: int = 64
+    mels: Count = 64
     """Mel bands of the log-mel spectrogram."""
-    window: int = 1024
+    window: Count = 1024
     """Length of the analysis window in samples."""
-    hop: int = 320
+    hop: Count = 320
     """Samples from one log-mel frame to the next."""
     level_weights: tuple[float, float, float, float] = (0.1, 0.15, 0.25, 0.5)
     """How often a training caption is drawn from each level of the chain, general to specific."""
@@ -84,13 +86,13 @@ class DataConfig:
 class MaskConfig:
     """Recursive masks: each still visible token is masked with probability `ratio`, level by level."""
 
-    ratio: float = 0.75
+    ratio: Share = 0.75
     """Probability of a still visible token to be masked, from one level to the next."""
-    share: float = 0.125
+    share: Share = 0.125
     """Share of the batch (its first rows) that also goes through masked copies."""
-    audio_copies: int = 2
+    audio_copies: CountOrZero = 2
     """Masked copies of a sound, each with more masked than the one before."""
-    text_copies: int = 3
+    text_copies: CountOrZero = 3
     """Masked copies of a caption, each with more masked than the one before."""
     mode: Literal["substitute", "delete"] = "substitute"
     """A learnable [MASK] token in place of what is masked, or `delete` it where the encoder can (HTS-AT cannot)."""
@@ -103,9 +105,9 @@ class MixConfig:
     The terms hierarchy, cross_inclusion and masked_pairs look at them; repulsion and `data.cache_features` do not go with them.
     """
 
-    share: float = 0.0
+    share: Share = 0.0
     """Share of the batch (its first rows) that is also mixed with another row; 0 masks instead."""
-    levels: int = 3
+    levels: Count = 3
     """Mixtures of a pair, from the purest to the most even."""
-    alpha: tuple[float, float] = (0.5, 1.0)
+    alpha: ShareRange = (0.5, 1.0)
     """Range of the share of the clip itself; the other clip has the rest."""

@@ -1,79 +1,75 @@
 """From a preset, a file and the command line to a configuration, with errors that name the option and where it was set.
 
-Files and command line go the same way: everything becomes text by dotted name, and one converter reads it by the type
-of the field. YAML is read without guessing types, so that `amp: off` and `lr: 1e-5` mean what they say.
+Each of them is a layer of texts by dotted name; later layers win, and one converter reads every text by the type of its
+option. YAML is read without guessing types, so that `amp: off` and `lr: 1e-5` mean what they say.
 """
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
-from importlib import resources
+from importlib import import_module, metadata, resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
-from prolap.config import BaseConfig
-from prolap.config.options import SWITCH, ConfigError, check, convert, describe, hint_of, leaves, options
+from prolap.config.options import ConfigError, convert, did_you_mean, leaves, options, read
 
 COMMAND_LINE = "on the command line"
-_SUPERSEDES = {"steps": "epochs", "optim.warmup": "optim.warmup_epochs"}  # set later without the other, it wins
-Config = TypeVar("Config", bound=BaseConfig)
+PLUGINS = "prolap.plugins"  # the entry-point group of packages that bring plug-ins
+_ALTERNATIVES = {"steps": "epochs", "optim.warmup": "optim.warmup_epochs"}  # the second counts until the first is set
+_PRESETS = resources.files("prolap.config").joinpath("presets")
+Config = TypeVar("Config")
 Layer = dict[str, tuple[Any, str]]
 """Dotted name -> (text or list of texts, where it was set)."""
 
 
 def load(
-    default: Config,
+    make: Callable[[], Config],
     preset: str | None = None,
     file: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Config:
-    """`default` with the preset's settings, over them those of a YAML or TOML file, over them the overrides.
+    """The settings of a preset, over them those of a YAML or TOML file, over them the overrides. Raises ConfigError.
 
+    make: gives all options with their defaults. It is called after the plug-ins are imported, which may add options.
     overrides: words as on the command line (`--optim.lr 1e-4`, `--optim.lr=1e-4` or `optim.lr=1e-4`), or a mapping of
-    dotted names to values. Without `preset`, the overrides or the file may name one. Raises ConfigError.
+    dotted names to values. Without `preset`, the overrides or the file may name one.
     """
-    known, layers = options(default), []
-    if file is not None:
-        layers.append(_flatten(_read_file(Path(file)), f"in {file}", known))
-    if isinstance(overrides, Mapping):
-        layers.append(_flatten(overrides, "in the overrides", known))
-    else:
-        layers.append(parse_words(overrides, known))
+    layers = [] if file is None else [_flatten(_read_file(Path(file)), f"in {file}")]
+    layers += [_flatten(overrides, "in the overrides")] if isinstance(overrides, Mapping) else parse_words(overrides)
     if preset is not None:
-        layers.append({"preset": (preset, COMMAND_LINE)})
-    named = [layer["preset"] for layer in layers if "preset" in layer]
-    name, source = named[-1] if named else (default.preset, "by default")
-    return _merge(default, [*_preset_layers(str(name), source, known), *layers])
+        layers.append({"preset": (preset, "in the call")})
+    named = [layer["plugins"] for layer in layers if "plugins" in layer]
+    plugins = import_plugins({name: source for names, source in named for name in convert(names, tuple[str, ...])})
+    default = make()
+    names, source = leaves(default)["preset"], "by default"
+    for layer in layers:
+        names, source = layer.get("preset", (names, source))
+    chosen = {"preset": (names, source), "plugins": (plugins, "")}
+    return _merge(default, [*_preset_layers(str(names), source), *layers, chosen])
 
 
 def from_dict(values: Mapping[str, Any], source: str, default: Config) -> Config:
-    """The inverse of `to_dict`, over `default`; `source` says in errors where the values come from."""
-    return _merge(default, [_flatten(values, source, options(default))])
+    """The inverse of `to_dict`, over `default`; `source` says in errors where the values come from. Imports no plug-in."""
+    return _merge(default, [_flatten(values, source)])
 
 
-def to_dict(config: BaseConfig) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """Every option as plain, nested values that JSON and YAML can hold."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    return dict(plain(asdict(config)))
+    return dict(json.loads(json.dumps(asdict(config))))
 
 
-def to_yaml(config: BaseConfig) -> str:
+def to_yaml(config: Any) -> str:
     """Every option as a YAML file that `load` reads back to an equal configuration."""
     import yaml
 
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
 
-def differences(one: BaseConfig, other: BaseConfig, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
+def differences(one: Any, other: Any, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:
     """(dotted name, value in one, value in other) of every option that differs."""
     first, second = leaves(one), leaves(other)
     return [(key, first[key], second[key]) for key in first if key not in ignore and first[key] != second[key]]
@@ -81,106 +77,96 @@ def differences(one: BaseConfig, other: BaseConfig, ignore: Iterable[str] = ()) 
 
 def preset_names() -> list[str]:
     """The presets that come with the package."""
-    files = resources.files("prolap.config").joinpath("presets").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+    return sorted(f.name.removesuffix(".yaml") for f in _PRESETS.iterdir() if f.name.endswith(".yaml"))
 
 
-def parse_words(words: Sequence[str], known: Mapping[str, Any]) -> Layer:
-    """Command-line words to a layer. A switch needs no value; `-` in a name is read as `_`."""
-    layer: Layer = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") and not re.match(r"[\w.-]+=", word):
+def import_plugins(named: Mapping[str, str]) -> list[str]:
+    """Import the modules that installed packages declare as plug-ins, then the named ones; the names of all.
+
+    named: module -> where it was named, for the error if it cannot be imported.
+    """
+    installed = {point.module: f"of entry point {point.name}" for point in metadata.entry_points(group=PLUGINS)}
+    for name, source in (installed | dict(named)).items():
+        try:
+            import_module(name)
+        except Exception as error:  # whatever a module of a user's own raises
+            reason = f"{type(error).__name__}, {error}".removesuffix(".")
+            raise ConfigError(f"plugins: got {name!r} {source}, which cannot be imported: {reason}.") from error
+    return [*(installed | dict(named))]
+
+
+def parse_words(words: Sequence[str]) -> list[Layer]:
+    """A layer for each option on the command line. A switch needs no value, a tuple takes several; `-` is read as `_`."""
+    found: list[tuple[str, list[str]]] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("--") or (equals and re.fullmatch(r"[\w.-]+", name)):
+            found.append((name.removeprefix("--").replace("-", "_"), [value] if equals else []))
+        elif found:
+            found[-1][1].append(word)
+        else:
             raise ConfigError(f"{word!r} {COMMAND_LINE} is no option; want --name value or name=value.")
-        name, equals, value = word.removeprefix("--").partition("=")
-        key = name.replace("-", "_")
-        hint = hint_of(key, COMMAND_LINE, known)
-        layer[key] = (value if equals else _take(key, hint, rest), COMMAND_LINE)
-    return layer
+    return [{name: (values[0] if len(values) == 1 else values, COMMAND_LINE)} for name, values in found]
 
 
-def _take(key: str, hint: Any, rest: list[str]) -> Any:
-    """The value that follows `--key`: one word, several for a tuple, none for a switch."""
-    if hint is bool:
-        return rest.pop(0) if rest and rest[0].lower() in SWITCH else "true"
-    if not rest or rest[0].startswith("--"):
-        raise ConfigError(f"{key}: got no value {COMMAND_LINE}, want {describe(hint)}.")
-    if get_origin(hint) is tuple and not re.search(r"[,\[]", rest[0]):
-        return [rest.pop(0) for _ in get_args(hint) if rest and not rest[0].startswith("--")]
-    return rest.pop(0)
-
-
-def _preset_layers(names: str, source: str, known: Mapping[str, Any]) -> list[Layer]:
+def _preset_layers(names: str, source: str) -> list[Layer]:
     """The layers of `one+another`, later ones over earlier ones, each after what it builds on."""
-    layers = [layer for name in names.split("+") for layer in _one_preset(name, source, known)]
-    return [layer | {"preset": (names, source)} for layer in layers]
-
-
-def _one_preset(name: str, source: str, known: Mapping[str, Any]) -> list[Layer]:
-    if name not in preset_names():
-        close = difflib.get_close_matches(name, preset_names(), n=1)
-        meant = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"preset: got {name!r} {source}, want one of {', '.join(preset_names())}{meant}")
-    text = resources.files("prolap.config").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-    layer = _flatten(_parse_yaml(text, f"preset {name}"), f"in preset {name}", known)
-    base = _preset_layers(str(layer["preset"][0]), f"in preset {name}", known) if "preset" in layer else []
-    return [*base, layer]
+    layers = []
+    for name in names.split("+"):
+        if name not in preset_names():
+            known = ", ".join(preset_names())
+            raise ConfigError(f"preset: got {name!r} {source}, want one of {known}{did_you_mean(name, preset_names())}")
+        text = _PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+        layer = _flatten(_parse(text, f"{name}.yaml"), f"in preset {name}")
+        layers += [*(_preset_layers(*layer["preset"]) if "preset" in layer else []), layer]
+    return layers
 
 
 def _read_file(path: Path) -> Any:
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        raise ConfigError(f"configuration: got {path}, want a file that ends in .yaml, .yml or .toml.")
     try:
-        text = path.read_text(encoding="utf-8")
+        return _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}.") from error
-    if path.suffix == ".toml":
-        try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"configuration: got {path}, want a file that ends in .yaml, .yml or .toml.")
-    return _parse_yaml(text, str(path))
 
 
-def _parse_yaml(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> Any:
     import yaml
 
+    toml = name.endswith(".toml")
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader) or {}  # only strings, lists and dicts
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
+        return tomllib.loads(text) if toml else yaml.load(text, Loader=yaml.BaseLoader) or {}  # texts, lists and dicts
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        kind, reason = "TOML" if toml else "YAML", " ".join(str(error).split())
+        raise ConfigError(f"{name} is not valid {kind}: {reason}.") from error
 
 
-def _flatten(values: Any, source: str, known: Mapping[str, Any], prefix: str = "") -> Layer:
+def _flatten(values: Any, source: str, prefix: str = "") -> Layer:
     if not isinstance(values, Mapping):
         raise ConfigError(f"configuration: got a {type(values).__name__} {source}, want options by name.")
     layer: Layer = {}
     for name, value in values.items():
-        key = prefix + str(name)
-        if isinstance(value, Mapping):
-            layer |= _flatten(value, source, known, f"{key}.")
-        elif not (is_dataclass(known.get(key)) and value in ("", None)):  # an empty section is fine
-            layer[key] = (value, source)
+        key = f"{prefix}{name}"
+        layer |= _flatten(value, source, f"{key}.") if isinstance(value, Mapping) else {key: (value, source)}
     return layer
 
 
 def _merge(default: Config, layers: Sequence[Layer]) -> Config:
-    known, merged = options(default), Layer()
+    merged: Layer = {}
     for layer in layers:
-        for later, earlier in _SUPERSEDES.items():
-            if later in layer and earlier not in layer:
-                merged.pop(earlier, None)
+        for first, second in _ALTERNATIVES.items():
+            if first in layer and second not in layer:
+                merged.pop(second, None)
         merged |= layer
-    values = {key: convert(key, value, hint_of(key, source, known), source) for key, (value, source) in merged.items()}
-    config: Config = _fill(default, values, "")
-    check(config, {key: source for key, (_, source) in merged.items()})
+    hints = {name: hint for name, hint, _ in options(default)}
+    config: Config = _fill(default, {name: read(name, *text, hints) for name, text in merged.items()}, "")
     return config
 
 
 def _fill(section: Any, values: Mapping[str, Any], prefix: str) -> Any:
     changed = {}
     for field in fields(section):
-        old, key = getattr(section, field.name), prefix + field.name
-        changed[field.name] = _fill(old, values, f"{key}.") if is_dataclass(old) else values.get(key, old)
+        old, name = getattr(section, field.name), prefix + field.name
+        changed[field.name] = _fill(old, values, f"{name}.") if is_dataclass(old) else values.get(name, old)
     return replace(section, **changed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prolap.config.options import Count, Positive
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -21,16 +23,16 @@ class ModelConfig:
     place for captions with a "!", GPT-2's id 0."""
     tokenizer: str | None = None
     """Folder or tokenizer.json for text encoders that come without one (roberta); it is kept in the checkpoints."""
-    max_tokens: int = 77
+    max_tokens: Count = 77
     """Longest caption in tokens, its end token included; what comes after is cut."""
     checkpointing: bool = False
     """Recompute activations in backward instead of keeping them: less memory, about a third more time."""
     freeze: str = ""
     """Modules that do not learn and stay in evaluation mode, separated by commas: audio, text, audio.base, text.base.h.0, or
     patterns such as text.base.h.[0-5]."""
-    width: int = 256
+    width: Count = 256
     """Hidden width of the tiny encoders."""
-    dim: int = 128
+    dim: Count = 128
     """Dimensions of the embedding."""
     dropout: float = 0.0
     """Probability of a hidden unit (HTS-AT: also of a block's attention) to be dropped in training; `mean_head` msclap has ½ of
@@ -46,11 +48,11 @@ class ModelConfig:
     score: str = "csd"
     """How alike a sound and a caption are, a name in prolap_kernels.SCORES: csd (Gaussians), dot (means alone: a deterministic
     model), and others."""
-    scale_init: float = 3.0
+    scale_init: Positive = 3.0
     """Initial scale of the logits (stored as its logarithm)."""
     bias_init: float = -5.5
     """Initial bias of the logits; the softmax objective has none."""
-    scale_max: float = 100.0
+    scale_max: Positive = 100.0
     """Smooth upper bound of the scale."""
-    scale_min: float | None = None
+    scale_min: Positive | None = None
     """Smooth lower bound of the scale; None sets none."""

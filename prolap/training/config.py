@@ -32,9 +32,5 @@ class Config(BaseConfig):
 def load_config(
     preset: str | None = None, file: str | Path | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Config:
-    """The preset's settings, over them those of a YAML or TOML file, over them the overrides.
-
-    overrides: words as on the command line (`--optim.lr 1e-4`, `--optim.lr=1e-4` or `optim.lr=1e-4`), or a mapping of
-    dotted names to values. Without `preset`, the overrides or the file may name one. Raises ConfigError.
-    """
-    return load(Config(), preset, file, overrides)
+    """The settings of a preset, over them those of a YAML or TOML file, over them the overrides, as `config.loading.load`."""
+    return load(Config, preset, file, overrides)

@@ -15,7 +15,17 @@ from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import Checkpoint
 
 CONFIG, VERSIONS = "config.yaml", "versions.json"
-MAY_CHANGE = ("run", "preset", "device", "threads", "workers", "tensorboard", "log_every", "checkpoint_every")
+MAY_CHANGE = (
+    "run",
+    "preset",
+    "plugins",
+    "device",
+    "threads",
+    "workers",
+    "tensorboard",
+    "log_every",
+    "checkpoint_every",
+)
 """What a resumed run may set anew: none of it changes what is computed, but device and threads may change bits."""
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import prolap.config
 from prolap.config.loading import differences, from_dict, to_dict, to_yaml
-from prolap.config.options import ConfigError, leaves
+from prolap.config.options import ConfigError, convert, leaves, options
 from prolap.training.config import Config, load_config
 
 
@@ -51,6 +50,8 @@ def test_steps_and_epochs_the_last_one_set_counts(tmp_path: Path) -> None:
     assert (config.steps, config.epochs, config.optim.warmup_epochs) == (10, None, None)
     (tmp_path / "a.yaml").write_text("steps: 10\n")
     assert load_config(file=tmp_path / "a.yaml", overrides=["epochs=2"]).epochs == 2
+    assert load_config(overrides=["--epochs", "2", "--steps", "5"]).epochs is None
+    assert load_config(overrides=["--steps", "5", "--epochs", "2"]).epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_steps_and_epochs_the_last_one_set_counts(tmp_path: Path) -> None:
         (["--dry-run=maybe"], "dry_run: got 'maybe' .*, want true or false"),
         (["--optim", "3"], "optim: got a single value .*, want a section"),
         (["steps"], "'steps' on the command line is no option"),
-        (["--steps", "-1"], "steps: got -1 on the command line, want 0 or more"),
-        (["--mask.ratio", "1.5"], "mask.ratio: got 1.5 .*, want a share from 0 to 1"),
-        (["--optim.lr", "0"], "optim.lr: got 0.0 .*, want more than 0"),
-        (["--best-metric", "loss"], "best_metric: got loss .*, want a name such as r1_mean"),
+        (["--steps", "-1"], "steps: got '-1' on the command line, want a whole number of 0 or more"),
+        (["--mask.ratio", "1.5"], "mask.ratio: got '1.5' .*, want a number from 0 to 1"),
+        (["--optim.lr", "0"], "optim.lr: got '0' .*, want a number above 0"),
+        (["--best-metric", "loss"], "best_metric: got 'loss' .*, want one of r1_t2a, r1_a2t, r1_mean"),
     ],
 )
 def test_errors_of_the_command_line(words: list[str], message: str) -> None:
@@ -118,13 +119,23 @@ def test_differences_are_named_by_option() -> None:
     assert differences(one, other, ignore=["run"]) == [("seed", 0, 1), ("optim.lr", 1e-5, 1.0)]
 
 
-def test_every_field_and_section_has_a_docstring() -> None:
-    tree = ast.parse(inspect.getsource(prolap.config))
-    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
-        assert ast.get_docstring(section), section.name
-        for field, after in zip(section.body, [*section.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith(("Config", "Term")):
-                assert isinstance(after, ast.Expr), f"{section.name}.{ast.unparse(field.target)} has no docstring"
+def test_every_section_and_option_has_a_docstring() -> None:
+    sections = [Config()]
+    for section in sections:
+        inner = {name for name, value in vars(section).items() if dataclasses.is_dataclass(value)}
+        sections += [getattr(section, name) for name in inner]
+        for cls in type(section).__mro__[:-1]:
+            assert cls.__doc__, cls
+            body = ast.parse(inspect.getsource(cls)).body[0].body if cls.__module__.startswith("prolap") else []  # type: ignore[attr-defined]
+            for field, after in zip(body, [*body, None][1:], strict=True):
+                if isinstance(field, ast.AnnAssign) and ast.unparse(field.target) not in inner:
+                    assert isinstance(after, ast.Expr), f"{cls.__name__}.{ast.unparse(field.target)} has no docstring"
+    assert len(sections) > 12
+
+
+def test_every_default_is_of_its_type_and_in_its_range() -> None:
+    for name, hint, value in options(Config()):
+        assert convert(value, hint) == value, name
 
 
 def test_configurations_cannot_be_changed() -> None:
