@@ -3,7 +3,7 @@
     python -m benchmarks.batch_memory --json benchmarks/results/cpu/batch_memory.json                  # under 8 minutes
     python -m benchmarks.batch_memory --device cuda --json benchmarks/results/cuda/batch_memory.json
 
-Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on made-up inputs of the
+Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on synthetic batches of the
 longest shapes (prolap.training.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes
 from a process of its own, which first takes a step of a small model with the same losses. Memory is the peak of torch's
 allocator on a GPU; on a CPU it is that of the resident set above what the small model left behind (libraries, compiled
@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -28,12 +27,9 @@ from prolap.training.config import Config, load_config
 from prolap.training.rehearsal import trainer
 from prolap.training.train import Trainer
 
-from .environment import ROOT, stamp
-from .measure import _status, _used
-from .memory import _free
-from .run import write_json
+from .measure import child, free_bytes, peak_used, reset_peak, used_bytes
+from .records import Row, stamp, write_json
 
-Row = dict[str, Any]
 PRESETS = {"quickstart": "quickstart", "published": "prolap", "micro": "prolap+micro"}
 """Size -> preset; micro is for trying this out."""
 
@@ -77,19 +73,18 @@ def measure(case: Case, device: str, steps: int) -> Row:
     options = {"batch_size": case.batch, "optim.chunk": case.chunk, "model.checkpointing": case.checkpointing}
     config = load_config(PRESETS[case.size], overrides={**options, "device": device})
     _warm_up(config, case.size)
-    before = _used(device) if device == "cpu" else 0
-    made, seconds = trainer(config), 0.0
-    held = _make_state(made)
-    _start_anew(device)
-    stream = made.loader.batches(0)
+    before = used_bytes(device) if device == "cpu" else 0
+    training, seconds = trainer(config), 0.0
+    held = _make_state(training)
+    reset_peak(device)
+    stream = training.loader.batches(0)
     for _ in range(steps):
         batch = next(stream)  # not on the clock: training has workers for it
         started = time.perf_counter()
-        made.update(iter([batch]))
+        training.update(iter([batch]))
         seconds += time.perf_counter() - started  # it has read the loss from the device
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
     return {
-        "peak_bytes": peak - before,
+        "peak_bytes": peak_used(device) - before,
         "held_bytes": held,
         "pairs_per_second": steps * case.batch / seconds,
         "seconds_per_step": seconds / steps,
@@ -100,45 +95,28 @@ def measure(case: Case, device: str, steps: int) -> Row:
 def _warm_up(config: Config, size: str) -> None:
     """A step of a small model with the losses of `config`, batch and dimensions included: they are compiled for these."""
     small = load_config(PRESETS["quickstart" if size == "quickstart" else "micro"])
-    model = replace(small.model, dim=config.model.dim)
     rows = min(config.batch_size, 64) if config.device == "cuda" else config.batch_size  # nothing is compiled there
-    made = trainer(
-        replace(small, model=model, loss=config.loss, mask=config.mask, batch_size=rows, device=config.device)
+    training = trainer(
+        replace(
+            small,
+            model=replace(small.model, dim=config.model.dim),
+            loss=config.loss,
+            mask=config.mask,
+            batch_size=rows,
+            device=config.device,
+        )
     )
-    made.update(made.loader.batches(0))
+    training.update(training.loader.batches(0))
 
 
-def _make_state(made: Trainer) -> int:
+def _make_state(training: Trainer) -> int:
     """The optimiser's state, as after a first step; bytes of it, the weights and their gradients."""
-    parameters = [p for group in made.optimizer.param_groups for p in group["params"]]
+    parameters = [p for group in training.optimizer.param_groups for p in group["params"]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    made.optimizer.step()
-    state = [value for found in made.optimizer.state.values() for value in found.values()]
-    return sum(value.nbytes for value in [*made.model.parameters(), *parameters, *state])
-
-
-def _start_anew(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _apart(case: Case, device: str, steps: int, seconds: float) -> Row:
-    """`measure` in a process of its own, or what it died of."""
-    words = ["--one", json.dumps(case), "--device", device, "--steps", str(steps)]
-    command = [sys.executable, "-m", "benchmarks.batch_memory", *words]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"absent": f"took more than {seconds:.0f} s"}
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"failed": lines[-1][:160] if lines else f"exit {done.returncode}"}
-    found: Row = json.loads(done.stdout.splitlines()[-1])
-    return found
+    training.optimizer.step()
+    state = [tensor for entry in training.optimizer.state.values() for tensor in entry.values()]
+    return sum(tensor.nbytes for tensor in [*training.model.parameters(), *parameters, *state])
 
 
 def expected(case: Case, rows: Sequence[Row]) -> float:
@@ -151,19 +129,20 @@ def expected(case: Case, rows: Sequence[Row]) -> float:
 
 
 def compare(cases: Sequence[Case], device: str, steps: int, minutes: float, path: Path | None) -> list[Row]:
-    """All rows, written after each one."""
+    """All rows, each from a process of its own, written after each one."""
     content: Row = stamp(device) | {"rows": []}
     rows: list[Row] = content["rows"]
     end = time.monotonic() + 60 * minutes
     for case in cases:
         left = end - time.monotonic()
         if left < 10:
-            found: Row = {"absent": "no time left"}
-        elif device == "cpu" and expected(case, rows) > _free():
-            found = {"absent": "no room"}
+            row: Row = {"absent": "no time left"}
+        elif device == "cpu" and expected(case, rows) > free_bytes():
+            row = {"absent": "no room"}
         else:
-            found = _apart(case, device, steps, left)
-        rows.append(case._asdict() | found)
+            words = ("--one", json.dumps(case), "--device", device, "--steps", steps)
+            row = child("benchmarks.batch_memory", *words, timeout=left)
+        rows.append(case._asdict() | row)
         print_row(rows[-1])
         if path:
             write_json(path, content)
@@ -171,23 +150,23 @@ def compare(cases: Sequence[Case], device: str, steps: int, minutes: float, path
 
 
 def print_row(row: Row) -> None:
-    how = "checkpointing" if row["checkpointing"] else ""
-    what = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{how:<15}"
+    mode = "checkpointing" if row["checkpointing"] else ""
+    case = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{mode:<15}"
     figures = row.get("failed") or row.get("absent")
-    print(what, figures or f"{row['peak_bytes'] / 1e9:.2f} GB, {row['pairs_per_second']:.2f} pairs/s", flush=True)
+    print(case, figures or f"{row['peak_bytes'] / 1e9:.2f} GB, {row['pairs_per_second']:.2f} pairs/s", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 if a row failed."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.batch_memory", description=__doc__)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument("--size", nargs="+", choices=PRESETS, default=["quickstart", "published"])
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--steps", type=int, default=1, help="measured steps of each row (1), after one to warm up")
-    made.add_argument("--minutes", type=float, default=8.0, help="what is not done by then is left out (8)")
-    made.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
-    made.add_argument("--one", metavar="CASE", help="this alone, in this process")
-    args = made.parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch_memory", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--size", nargs="+", choices=PRESETS, default=["quickstart", "published"])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--steps", type=int, default=1, help="measured steps of each row (1), after one to warm up")
+    parser.add_argument("--minutes", type=float, default=8.0, help="what is not done by then is left out (8)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
+    parser.add_argument("--one", metavar="CASE", help="this alone, in this process")
+    args = parser.parse_args(argv)
     if args.one:
         print(json.dumps(measure(Case(*json.loads(args.one)), args.device, args.steps)))
         return 0

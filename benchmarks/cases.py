@@ -1,5 +1,5 @@
-"""What is measured: every score with every objective and kind of pairs, and the bare matrix of those that are tiles, on inputs
-that look like a model in training."""
+"""What is measured: every score with every objective and kind of pairs, and the bare matrix of elementwise scores, on inputs that
+look like a model in training."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from torch import Tensor
 from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss, pairwise_score
 from prolap_kernels.scores import LIFTS, SCORES, TILES
 
+ELEMENTWISE = tuple(score.name for score in TILES)
 START = {"dot": (10.0, -10.0), "csd": (10.0, -10.0), "csd_distance": (5.0, 0.0), "wasserstein2": (5.0, 0.0)}
 """Scale and bias at which training starts (SigLIP's), for distances the same logits: 10 csd - 10 = 5 csd_distance."""
-TILE_LOGIT, TILE_ROWS = 4.0, 64
-"""Tiles: so far apart are positive and negative logits, or so large is their deviation if that is more, on the first rows."""
+ELEMENTWISE_LOGIT, ELEMENTWISE_ROWS = 4.0, 64
+"""Elementwise scores start so that positive and negative logits of the first rows lie this far apart, or have this deviation."""
 MATRIX = "score"
 """In the place of an objective: the N x M matrix itself, and the gradient of its sum with fixed weights."""
 RANK = 4
 """Of the weights: who never has an N x M matrix in memory can still read them, by their factors."""
-PAIRS = {
-    "diagonal": "row i of x belongs to row i of y",
-    "ids": "two rows of x share an id with two of y, every 16th row of x is ignored",
-    "negatives": "the pairs off the diagonal alone",
-}
+DIAGONAL, IDS, NEGATIVES = "diagonal", "ids", "negatives"
+"""Kinds of pairs. Row i of x belongs to row i of y; or two rows of x share an id with two of y, and every 16th row of x is
+ignored; or the pairs off the diagonal alone."""
+Shape = tuple[int, int, int]
+"""N, M, D."""
 
 
 class Case(NamedTuple):
-    """A loss: a score, an objective, a kind of pairs; or the matrix of a score, `forward`: without gradients."""
+    """A loss: a score, an objective, a kind of pairs; or the matrix of a score. forward: without gradients."""
 
     score: str
     objective: str
@@ -40,12 +41,12 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         words = [self.score.replace("/", "_"), self.objective]
-        words += [] if self.pairs == "diagonal" else [self.pairs]
+        words += [] if self.pairs == DIAGONAL else [self.pairs]
         return "-".join(words + ["forward"] * self.forward)
 
     @property
-    def is_tile(self) -> bool:
-        return SCORES[self.score].lift_x is None
+    def is_elementwise(self) -> bool:
+        return self.score in ELEMENTWISE
 
     @property
     def is_matrix(self) -> bool:
@@ -71,19 +72,19 @@ class Batch(NamedTuple):
     x: Gaussian
     y: Gaussian
     scale: Tensor
-    bias: Tensor | None
-    x_id: Tensor | None
-    y_id: Tensor | None
+    bias: Tensor | None = None
+    x_id: Tensor | None = None
+    y_id: Tensor | None = None
     weights: Weights | None = None
 
     @property
     def leaves(self) -> dict[str, Tensor]:
-        found = {"x.mean": self.x.mean, "y.mean": self.y.mean}
+        leaves = {"x.mean": self.x.mean, "y.mean": self.y.mean}
         if SCORES[self.case.score].uses_logvar:
-            found |= {"x.logvar": self.x.logvar, "y.logvar": self.y.logvar}
+            leaves |= {"x.logvar": self.x.logvar, "y.logvar": self.y.logvar}
         if self.case.is_matrix:
-            return found
-        return found | {"scale": self.scale} | ({} if self.bias is None else {"bias": self.bias})
+            return leaves
+        return leaves | {"scale": self.scale} | ({} if self.bias is None else {"bias": self.bias})
 
     def clear(self) -> None:
         """Forgets the gradients."""
@@ -109,48 +110,51 @@ class Batch(NamedTuple):
         return self.weights.dense if value.dim() == 2 else torch.ones_like(value)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         return len(self.x.mean), len(self.y.mean), self.x.mean.shape[1]
 
     def elements(self) -> int:
-        """N M D, the terms of all sums over dimensions: what a tile is bounded by."""
+        """N M D, the terms of all sums over dimensions: what bounds an elementwise score."""
         return math.prod(self.shape)
 
     def flops(self) -> int:
         """Of the three matrix products that no exact method avoids: scores, gradient by x, gradient by y."""
         width = 2 if self.case.score == "wasserstein2" else 1
-        return 6 * len(self.x.mean) * self.y.mean.numel() * width
+        return 6 * self.elements() * width
+
+
+Loss = Callable[[Batch], Tensor]
 
 
 def cases() -> dict[str, Case]:
-    """By name; `negatives` only where the objective can leave the positives out; the matrix only of tiles."""
-    made = [
-        Case(score.name, goal.name, pairs)
+    """By name; `negatives` only where the objective can leave the positives out; the matrix only of elementwise scores."""
+    every = [
+        Case(score.name, objective.name, pairs)
         for score in LIFTS + TILES
-        for goal in OBJECTIVES.values()
-        for pairs in PAIRS
-        if pairs != "negatives" or not goal.averages
+        for objective in OBJECTIVES.values()
+        for pairs in (DIAGONAL, IDS, NEGATIVES)
+        if pairs != NEGATIVES or not objective.averages
     ]
-    made += [Case(score.name, MATRIX, "diagonal", forward) for score in TILES for forward in (False, True)]
-    return {case.name: case for case in made}
+    every += [Case(score, MATRIX, DIAGONAL, forward) for score in ELEMENTWISE for forward in (False, True)]
+    return {case.name: case for case in every}
 
 
 def start(case: Case, x: Gaussian, y: Gaussian) -> tuple[float, float]:
-    """Scale and bias; those of a tile, a sum over D of any size, are taken from its first rows in float64."""
-    if not case.is_tile:
+    """Scale and bias; those of an elementwise score, a sum over D of any size, are taken from its first rows in float64."""
+    if not case.is_elementwise:
         return START[case.score]
-    first = [Gaussian(z.mean[:TILE_ROWS].double(), z.logvar[:TILE_ROWS].double()) for z in (x, y)]
-    found = pairwise_score(*first, score=case.score, backend="reference")
-    same = torch.eye(*found.shape, dtype=torch.bool, device=found.device)
-    hits, others = found[same], found[~same]
-    if not len(others):
+    first = [Gaussian(*(t[:ELEMENTWISE_ROWS].double() for t in z)) for z in (x, y)]
+    score = pairwise_score(*first, score=case.score, backend="reference")
+    diagonal = torch.eye(*score.shape, dtype=torch.bool, device=score.device)
+    positives, negatives = score[diagonal], score[~diagonal]
+    if not len(negatives):
         return 1.0, 0.0
-    spread = max(float((hits.mean() - others.mean()).abs()), float(others.std(correction=0)))
-    scale = TILE_LOGIT / max(spread, 1e-30)
-    return scale, -scale * float(hits.mean() + others.mean()) / 2
+    spread = max(float((positives.mean() - negatives.mean()).abs()), float(negatives.std(correction=0)))
+    scale = ELEMENTWISE_LOGIT / max(spread, 1e-30)
+    return scale, -scale * float(positives.mean() + negatives.mean()) / 2
 
 
-def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torch.dtype) -> Batch:
+def make_batch(case: Case, shape: Shape, device: str, dtype: torch.dtype) -> Batch:
     """Unit means, those of matched rows alike; variances that sum to about 0.06; log-variances at least float32."""
     n, m, d = shape
     exact = dtype if dtype == torch.float64 else torch.float32
@@ -165,13 +169,13 @@ def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torc
 
     x, y = side(first), side(second)
     if case.is_matrix:
-        factors = [torch.randn(rows, RANK, generator=random).to(device, exact) for rows in (n, m)]
-        batch = Batch(case, x, y, torch.ones((), device=device, dtype=exact), None, None, None,
-                      Weights(factors[0] @ factors[1].T, *factors))  # fmt: skip
+        left, right = (torch.randn(rows, RANK, generator=random).to(device, exact) for rows in (n, m))
+        scale = torch.ones((), device=device, dtype=exact)
+        batch = Batch(case, x, y, scale, weights=Weights(left @ right.T, left, right))
     else:
         scale, bias = (torch.tensor(value, device=device, dtype=exact) for value in start(case, x, y))
-        batch = Batch(case, x, y, scale, None if OBJECTIVES[case.objective].averages else bias, None, None)
-    if case.pairs == "ids":
+        batch = Batch(case, x, y, scale, None if OBJECTIVES[case.objective].averages else bias)
+    if case.pairs == IDS:
         x_id, y_id = torch.arange(n, device=device) // 2, torch.arange(m, device=device) // 2
         x_id[15::16] = -1
         batch = batch._replace(x_id=x_id, y_id=y_id)
@@ -180,7 +184,15 @@ def make_batch(case: Case, shape: tuple[int, int, int], device: str, dtype: torc
     return batch
 
 
-def ours(backend: str | None = None, **options: Any) -> Callable[[Batch], Tensor]:
+def train(loss: Loss, batch: Batch) -> Tensor:
+    """One call forward and, where something learns, backward; returns the value."""
+    value = loss(batch)
+    if value.requires_grad:
+        value.backward(batch.upstream(value))
+    return value.detach()
+
+
+def ours(backend: str | None = None, **options: Any) -> Loss:
     """The loss of this package, or its matrix of scores."""
 
     def loss(batch: Batch) -> Tensor:
@@ -190,7 +202,7 @@ def ours(backend: str | None = None, **options: Any) -> Callable[[Batch], Tensor
         return pairwise_loss(
             batch.x, batch.y, score=case.score, objective=case.objective, scale=batch.scale,
             bias=0.0 if batch.bias is None else batch.bias, x_id=batch.x_id, y_id=batch.y_id,
-            negatives_only=case.pairs == "negatives", backend=backend, **options,
+            negatives_only=case.pairs == NEGATIVES, backend=backend, **options,
         )  # fmt: skip
 
     return loss

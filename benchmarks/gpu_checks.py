@@ -1,7 +1,8 @@
-"""What must hold on a device before its speed matters: exact results, no races, few launches; and what the device can do."""
+"""What must hold on a device before its speed matters: exact results, the same bits twice, no races."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,30 +12,34 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
+from prolap_kernels import pairwise_score
 from prolap_kernels.backends import pick_backend
 
-from .cases import Batch, Case, cases, make_batch, ours
-from .correctness import check, errors, results, truth
-from .environment import ROOT
-from .gpu import Session
-from .measure import brief, seconds, summary
-from .peers import OURS, PEERS, Loss, eager
+from .cases import DIAGONAL, ELEMENTWISE, MATRIX, Batch, Case, Loss, Shape, cases, make_batch, ours
+from .correctness import check, errors
+from .eager import eager
+from .measure import brief
+from .peers import OURS, PEERS
+from .records import ROOT, Row
+from .session import Session
+from .truth import Results, results, truth
 
 LOSS_SCALE = 2.0**24
 """Of the probe with tiny gradients: what a loss scaler multiplies by, without which float16 could not hold the result."""
+DTYPES = ("bfloat16", "float16", "float32")
+SHARE = 0.6
+"""Of the budget is left to the other sections."""
 
 
 class Probe(NamedTuple):
-    """A batch that a careless kernel gets wrong."""
+    """A batch that a careless kernel gets wrong; elements: N M D up to which it runs."""
 
     name: str
     change: Callable[[Batch], None]
     cases: tuple[str, ...]
     loss_scale: float = 1.0
+    elements: float = math.inf
 
 
 def _wide(batch: Batch) -> None:
@@ -62,119 +67,75 @@ PROBES = (
     Probe("logits -80..80", _wide, ("dot-sigmoid", "dot-sigmoid-ids", "dot-softmax", "dot-softmax-ids")),
     Probe("tiny gradients", _tiny, ("dot-sigmoid-negatives",), LOSS_SCALE),
     Probe("x frozen", _frozen, ("csd-sigmoid", "dot-softmax")),
+    Probe("elementwise", lambda batch: None, tuple(Case(name, MATRIX, DIAGONAL).name for name in ELEMENTWISE),
+          elements=1 << 26),
 )  # fmt: skip
-DTYPES = ("bfloat16", "float16", "float32")
-SHARE = 0.6
-"""Of the budget is left to the other sections."""
 
 
 def correctness(session: Session) -> None:
     """Every probe in every dtype and shape against float64, each twice for the same bits; padding that holds NaN last."""
-    everything = [(dtype, shape, probe, name) for dtype in DTYPES for shape in session.plan.probes for probe in PROBES
-                  for name in probe.cases]  # fmt: skip
-    for done, (dtype, shape, probe, name) in enumerate(everything):
+    every = [(dtype, shape, probe, name) for dtype in DTYPES for shape in session.plan.probes for probe in PROBES
+             for name in probe.cases if math.prod(shape) <= probe.elements]  # fmt: skip
+    for done, (dtype, shape, probe, name) in enumerate(every):
         if session.spent(SHARE * session.budget):
-            session.add(
-                "correctness", {"skipped": f"{len(everything) - done} of {len(everything)} probes: the time budget"}
-            )
-            print(f"skipped {len(everything) - done} of {len(everything)} probes: the time budget")
+            session.skip("correctness", f"{len(every) - done} of {len(every)} probes: ")
             break
-        _probed(session, probe, cases()[name], shape, dtype)
+        row: Row = {"probe": probe.name, "case": name, "shape": shape, "dtype": dtype}
+        _record(session, row, lambda row, p=probe, n=name, s=shape, d=dtype: _probed(session, row, p, n, s, d))
     for dtype in DTYPES:
-        _padded(session, dtype)
+        row = {"probe": "NaN in ignored rows", "case": "csd-sigmoid-ids", "dtype": dtype}
+        _record(session, row, lambda row: _padded(session, row["case"], row["dtype"]))
 
 
-def _probed(session: Session, probe: Probe, case: Case, shape: tuple[int, int, int], dtype: str) -> None:
-    row: dict[str, object] = {"probe": probe.name, "case": case.name, "shape": shape, "dtype": dtype}
+def _record(session: Session, row: Row, probed: Callable[[Row], str]) -> None:
+    """Adds the row with what `probed` says is wrong, or with what it raised."""
     try:
-        batch = make_batch(case, shape, session.plan.device, getattr(torch, dtype))
-        row["backend"] = pick_backend(None, batch.x.mean.device, batch.x.mean.dtype, case.objective)
-        with torch.no_grad():
-            probe.change(batch)
-        loss, dense = _scaled(ours(), probe.loss_scale), _scaled(eager, probe.loss_scale)
-        want = truth(batch, probe.loss_scale)
-        verdict = check(PEERS[OURS], loss, batch, want, errors(results(dense, batch), want))
-        row["errors"] = verdict.errors
-        if verdict.why:
-            row["failed"] = verdict.why
-        elif not _same(results(loss, batch), results(loss, batch)):
-            row["failed"] = "two runs differ in their bits"
+        wrong = probed(row)
     except Exception as error:
-        row["failed"] = brief(error)
-    _say(session, row)
-
-
-def _padded(session: Session, dtype: str) -> None:
-    """What ignored rows hold must not reach any number."""
-    row: dict[str, object] = {"probe": "NaN in ignored rows", "case": "csd-sigmoid-ids", "dtype": dtype}
-    try:
-        batch = make_batch(
-            cases()["csd-sigmoid-ids"], session.plan.probes[0], session.plan.device, getattr(torch, dtype)
-        )
-        clean = results(ours(), batch)
-        with torch.no_grad():
-            batch.x.mean[batch.x_id < 0] = float("nan")
-        if not _same(clean, results(ours(), batch)):
-            row["failed"] = "the result changes with what ignored rows hold"
-    except Exception as error:
-        row["failed"] = brief(error)
-    _say(session, row)
-
-
-def _say(session: Session, row: dict[str, object]) -> None:
-    session.add("correctness", row)
-    if "failed" in row:
-        where = [row[k] for k in ("probe", "case", "shape", "dtype", "backend") if k in row]
-        print("FAILED", *where, row["failed"], flush=True)
-    elif len(session.rows("correctness")) % 20 == 0:
+        wrong = brief(error)
+    if wrong:
+        row["failed"] = wrong
+    session.add("correctness", row, " ".join(map(str, ["FAILED", *row.values()])) if wrong else "")
+    if len(session.rows("correctness")) % 20 == 0:
         print(f"{len(session.rows('correctness'))} results compared with float64", flush=True)
+
+
+def _probed(session: Session, row: Row, probe: Probe, name: str, shape: Shape, dtype: str) -> str:
+    case = cases()[name]
+    batch = make_batch(case, shape, session.plan.device, getattr(torch, dtype))
+    if not case.is_matrix:
+        row["backend"] = pick_backend(None, batch.x.mean.device, batch.x.mean.dtype)
+    with torch.no_grad():
+        probe.change(batch)
+    loss, exact = _scaled(ours(), probe.loss_scale), truth(batch, probe.loss_scale)
+    dense = None if case.is_matrix else errors(results(_scaled(eager, probe.loss_scale), batch), exact)
+    verdict = check(PEERS[OURS], loss, batch, exact, dense)
+    row["errors"] = verdict.errors
+    if verdict.why:
+        return verdict.why
+    if not _same(results(loss, batch), results(loss, batch)):
+        return "two runs differ in their bits"
+    if case.is_matrix and case.score == "inclusion":
+        there, back = (pairwise_score(a, b, score=case.score) for a, b in ((batch.x, batch.y), (batch.y, batch.x)))
+        return "" if torch.equal(there, -back.T) else "H(x in y) is not -H(y in x) to the last bit"
+    return ""
+
+
+def _padded(session: Session, name: str, dtype: str) -> str:
+    batch = make_batch(cases()[name], session.plan.probes[0], session.plan.device, getattr(torch, dtype))
+    clean = results(ours(), batch)
+    with torch.no_grad():
+        batch.x.mean[batch.x_id < 0] = float("nan")
+    return "" if _same(clean, results(ours(), batch)) else "the result changes with what ignored rows hold"
 
 
 def _scaled(loss: Loss, factor: float) -> Loss:
     return lambda batch: loss(batch) * factor
 
 
-def _same(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> bool:
+def _same(a: Results, b: Results) -> bool:
     return all((p is None and q is None) or (p is not None and q is not None and torch.equal(p, q))
                for p, q in zip(a.values(), b.values(), strict=True))  # fmt: skip
-
-
-def ceilings(session: Session) -> None:
-    """What the device does at best: bytes per second of a copy (read and written), products of large 16-bit matrices."""
-    device, dry = session.plan.device, session.dry
-    source = torch.randn(1 << (12 if dry else 29), device=device)
-    target = torch.empty_like(source)
-    side = 64 if dry else 8192
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    for name, work, amount in (("copy, bytes/s", lambda: target.copy_(source), 2 * source.nbytes),
-                               ("bfloat16 product, flops/s", lambda: a @ b, 2 * side**3)):  # fmt: skip
-        times = [seconds(work, device) for _ in range(13)][3:]
-        row = {"ceiling": name, "rate": amount / summary(times)["seconds"]}
-        session.add("ceilings", row)
-        print(f"{name}: {row['rate']:.3g}", flush=True)
-
-
-def device_work(work: Callable[[], object], device: str) -> list[str]:
-    """Names of all kernels, copies and fills that `work` starts (of all operations, on a CPU)."""
-    for _ in range(3):
-        work()
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    with profile(activities=activities, acc_events=True) as found:
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    wanted = DeviceType.CUDA if device == "cuda" else DeviceType.CPU
-    return [event.name for event in found.events() if event.device_type == wanted]
-
-
-def launches(session: Session) -> None:
-    """The forward call with gradients at the batch of the paper, lift included."""
-    size, width = session.plan.small[0], session.plan.widths[-1]
-    for name in ("csd-sigmoid", "dot-sigmoid", "dot-softmax"):
-        batch = make_batch(cases()[name], (size, size, width), session.plan.device, torch.bfloat16)
-        names = device_work(lambda batch=batch: ours()(batch), session.plan.device)
-        session.add("launches", {"case": name, "shape": [size, size, width], "launches": len(names), "names": names})
-        print(f"{name}, {size} x {size} x {width}, forward with gradients: {len(names)} launches", flush=True)
 
 
 def sanitizer(session: Session) -> None:
@@ -182,35 +143,32 @@ def sanitizer(session: Session) -> None:
     tool = shutil.which("compute-sanitizer")
     if tool is None or session.dry:
         why = "a dry run" if session.dry else "compute-sanitizer is not on PATH"
-        print(f"absent: {why}")
-        session.add("sanitizer", {"absent": why})
+        session.add("sanitizer", {"absent": why}, f"absent: {why}")
         return
     for kind in ("racecheck", "memcheck"):
         for name in ("csd-sigmoid-ids", "dot-softmax"):
             if session.spent(45):
-                session.add("sanitizer", {"tool": kind, "case": name, "skipped": "the budget"})
+                session.add("sanitizer", {"tool": kind, "case": name, "skipped": "the time budget is spent"})
                 continue
-            session.add("sanitizer", _sanitized(tool, kind, name, min(120.0, session.left() - 15)))
+            row = _sanitized(tool, kind, name, min(120.0, session.left() - 15))
+            session.add("sanitizer", row, f"{kind} {name} {row.get('summary', row.get('skipped'))}")
 
 
-def _sanitized(tool: str, kind: str, case: str, limit: float) -> dict[str, object]:
-    shape, start = ("300", "200", "96"), time.monotonic()
+def _sanitized(tool: str, kind: str, case: str, limit: float) -> Row:
+    start = time.monotonic()
     command = [tool, "--tool", kind, "--error-exitcode", "9", sys.executable, "-m", "benchmarks.profile", case, "--bare",
-               "--device", "cuda", "--dtype", "bfloat16", "--shape", *shape]  # fmt: skip
+               "--device", "cuda", "--dtype", "bfloat16", "--shape", "300", "200", "96"]  # fmt: skip
     # the caching allocator would hide an access beyond a tensor's end
-    surroundings = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    row: dict[str, object] = {"tool": kind, "case": case}
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    row: Row = {"tool": kind, "case": case}
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=limit, check=False
+        run = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit, check=False
         )
-        lines = [line for line in done.stdout.splitlines() if "SUMMARY" in line]
-        row |= {
-            "exit": done.returncode,
-            "summary": lines[-1].strip("= ") if lines else (done.stdout + done.stderr)[-300:],
-        }
+        lines = [line for line in run.stdout.splitlines() if "SUMMARY" in line]
+        row["exit"] = run.returncode
+        row["summary"] = lines[-1].strip("= ") if lines else (run.stdout + run.stderr)[-300:]
     except subprocess.TimeoutExpired:
         row["skipped"] = f"not done after {limit:.0f} s"
     row["seconds"] = round(time.monotonic() - start, 1)
-    print(kind, case, row.get("summary", row.get("skipped")), flush=True)
     return row

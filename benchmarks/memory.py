@@ -13,14 +13,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import re
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,16 +26,15 @@ from torch import Tensor
 from prolap.evaluation.retrieval import ranks
 from prolap_kernels import Gaussian, pairwise_score, pairwise_topk
 
-from .environment import ROOT, stamp
-from .measure import _status, _used
-from .run import write_json
+from .cases import Shape
+from .measure import child, free_bytes, peak_used, reset_peak, seconds, used_bytes
+from .records import Row, stamp, write_json
 
 K = 10
 LARGE = 100_000
 LIVE = 3
 """Matrices that their makers hold at once."""
 WARM = 2048
-Row = dict[str, Any]
 Work = Callable[[Gaussian, Gaussian], Sequence[Tensor]]
 
 
@@ -47,15 +43,19 @@ class Case(NamedTuple):
 
     blocks: Work
     matrix: Work
-    shape: tuple[int, int, int]
+    shape: Shape
     itemsize: int
     """Bytes of a score while the matrix is made."""
 
 
 def _topk(score: str) -> tuple[Work, Work]:
-    return lambda x, y: pairwise_topk(x, y, K, score=score), lambda x, y: pairwise_score(x, y, score=score).topk(
-        K, dim=1
-    )
+    def blocks(x: Gaussian, y: Gaussian) -> Sequence[Tensor]:
+        return pairwise_topk(x, y, K, score=score)
+
+    def matrix(x: Gaussian, y: Gaussian) -> Sequence[Tensor]:
+        return pairwise_score(x, y, score=score).topk(K, dim=1)
+
+    return blocks, matrix
 
 
 def _ranks(x: Gaussian, y: Gaussian) -> Sequence[Tensor]:
@@ -78,82 +78,64 @@ LARGE_CASES = ("topk-csd", "ranks-csd")
 
 def _inputs(n: int, m: int, d: int) -> tuple[Gaussian, Gaussian]:
     generator = torch.Generator().manual_seed(0)
-    x, y = (
-        Gaussian(torch.nn.functional.normalize(torch.randn(k, d, generator=generator), dim=1), _logvar(k, d, generator))
-        for k in (n, m)
-    )
-    return x, y
+
+    def side(rows: int) -> Gaussian:
+        mean = torch.nn.functional.normalize(torch.randn(rows, d, generator=generator), dim=1)
+        return Gaussian(mean, torch.randn(rows, d, generator=generator) - 6)
+
+    return side(n), side(m)
 
 
-def _logvar(n: int, d: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, d, generator=generator) - 6
-
-
-def measure(work: Work, shape: tuple[int, int, int], repeat: int) -> Row:
+def measure(work: Work, shape: Shape, repeat: int) -> Row:
     """Peak bytes above inputs and results, and seconds, in this process."""
     n, m, d = shape
     work(*_inputs(min(n, WARM), min(m, WARM), d))
     x, y = _inputs(n, m, d)
     gc.collect()
-    before = _used("cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = used_bytes("cpu")
+    reset_peak("cpu")
     times, peak = [], 0
     for _ in range(repeat):
-        start = time.perf_counter()
-        results = work(x, y)
-        times.append(time.perf_counter() - start)
-        peak = peak or _status("VmHWM") - before - sum(t.nbytes for t in results)
+        results: list[Tensor] = []
+        times.append(seconds(lambda results=results: results.extend(work(x, y)), "cpu"))
+        peak = peak or peak_used("cpu") - before - sum(t.nbytes for t in results)
         del results
     return {"peak_bytes": max(peak, 0), "seconds": statistics.median(times), "calls": repeat}
 
 
-def _apart(name: str, way: str, shape: tuple[int, int, int], repeat: int) -> Row:
-    """`measure` in a process of its own, or what it died of."""
-    words = ["--one", name, way, "--shape", *map(str, shape), "--repeat", str(repeat)]
-    command = [sys.executable, "-m", "benchmarks.memory", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"failed": lines[-1][:160] if lines else f"exit {done.returncode}"}
-    found: Row = json.loads(done.stdout)
-    return found
-
-
-def _free() -> int:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    return int(found[1]) * 1024 if found else 0
-
-
-def compare(name: str, shape: tuple[int, int, int], repeat: int) -> list[Row]:
-    """In blocks, and by the matrix or what that would take."""
+def compare(name: str, shape: Shape, repeat: int) -> list[Row]:
+    """In blocks, and by the matrix or what that would take; each in a process of its own."""
     case, (n, m, _) = CASES[name], shape
     size = n * m * case.itemsize
-    head = {"case": name, "shape": list(shape), "matrix_bytes": size}
-    fits = LIVE * size < _free()
-    dense = _apart(name, "matrix", shape, repeat) if fits else {"absent": "the matrix does not fit"}
-    return [head | {"way": "blocks"} | _apart(name, "blocks", shape, repeat), head | {"way": "matrix"} | dense]
+    rows = []
+    for way in ("blocks", "matrix"):
+        row: Row = {"case": name, "shape": list(shape), "matrix_bytes": size, "way": way}
+        if way == "matrix" and LIVE * size > free_bytes():
+            row["absent"] = "the matrix does not fit"
+        else:
+            row |= child("benchmarks.memory", "--one", name, way, "--shape", *shape, "--repeat", repeat)
+        rows.append(row)
+    return rows
 
 
 def print_row(row: Row) -> None:
     shape = " x ".join(f"{size:,}" for size in row["shape"])
     figures = row.get("failed") or row.get("absent") or f"{row['peak_bytes'] / 1e6:,.0f} MB, {row['seconds']:.2f} s"
-    print(
-        f"{row['case']:<16}{shape:<26}{row['way']:<8}{figures} (N x M: {row['matrix_bytes'] / 1e6:,.0f} MB)", flush=True
-    )
+    matrix = f"N x M: {row['matrix_bytes'] / 1e6:,.0f} MB"
+    print(f"{row['case']:<16}{shape:<26}{row['way']:<8}{figures} ({matrix})", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    made.add_argument(
-        "--case", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}"
-    )
-    made.add_argument("--shape", type=int, nargs=3, metavar=("N", "M", "D"), help="instead of each case's own")
-    made.add_argument("--large", action="store_true", help=f"{LARGE:,} x {LARGE:,} besides, each once")
-    made.add_argument("--repeat", type=int, default=3, help="timed calls of each (3)")
-    made.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
-    made.add_argument("--one", nargs=2, metavar=("CASE", "WAY"), help="this alone, in this process; needs --shape")
-    return made
+    result = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    result.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = result.add_argument
+    add("--case", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}")
+    add("--shape", type=int, nargs=3, metavar=("N", "M", "D"), help="instead of each case's own")
+    add("--large", action="store_true", help=f"{LARGE:,} x {LARGE:,} besides, each once")
+    add("--repeat", type=int, default=3, help="timed calls of each (3)")
+    add("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
+    add("--one", nargs=2, metavar=("CASE", "WAY"), help="this alone, in this process; needs --shape")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

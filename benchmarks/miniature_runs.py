@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .environment import ROOT, stamp
-from .run import write_json
+from .records import ROOT, stamp, write_json
 
 
 class Run(NamedTuple):

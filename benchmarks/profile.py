@@ -27,12 +27,11 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from .cases import Batch, cases, make_batch
-from .correctness import train
-from .environment import ROOT, stamp
+from .cases import Batch, Loss, cases, make_batch, train
+from .comparison import DTYPES
 from .measure import seconds, summary
-from .peers import LIMIT, PEERS, Loss, refusal
-from .run import DTYPES
+from .peers import LIMIT, PEERS, refusal
+from .records import ROOT, stamp
 
 STEPS = 5
 NCU_SECTIONS = ("SpeedOfLight", "LaunchStats", "Occupancy", "MemoryWorkloadAnalysis")
@@ -86,7 +85,7 @@ def gather(loss: Loss, batch: Batch, device: str) -> dict[str, Work]:
     for _ in range(3):
         batch.clear()
         train(loss, batch)
-    noted = nullcontext() if batch.case.is_tile else recorded(found)
+    noted = nullcontext() if batch.case.is_elementwise else recorded(found)
     with noted, profile(activities=activities, record_shapes=True, acc_events=True) as trace:
         for _ in range(STEPS):
             batch.clear()
@@ -128,7 +127,7 @@ def rates(batch: Batch, device: str) -> tuple[float, float]:
     def median(work: Callable[[], object]) -> float:
         return float(summary([seconds(work, device) for _ in range(8)][3:])["seconds"])  # type: ignore[arg-type]
 
-    flops = math.nan if batch.case.is_tile else batch.flops() / median(lambda: products(batch))
+    flops = math.nan if batch.case.is_elementwise else batch.flops() / median(lambda: products(batch))
     return flops, 2 * source.nbytes / median(lambda: target.copy_(source))
 
 
@@ -183,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             train(loss, batch)
         return 0
     print(f"{case.name}, {args.peer}, {args.dtype}, {' x '.join(map(str, shape))}, {stamp(args.device)['device']}")
-    elements = batch.elements() if case.is_tile else 0
+    elements = batch.elements() if case.is_elementwise else 0
     print_table(gather(loss, batch, args.device), rates(batch, args.device), args.rows, elements)
     command = ncu_command(args)
     if args.device == "cuda" and shutil.which("ncu"):

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from prolap_kernels import Gaussian, Inclusion, matched_losses
 
-from .environment import ROOT
+from .records import ROOT
 
 ROWS, WIDTH, BIAS, SPREAD = 64, 1024, -10.0, 0.05
 SHIFTS = {"new model: same width on average": 0.0, "outer wider by 0.1": 0.1, "outer wider by 1": 1.0}

@@ -8,12 +8,8 @@ comes first, and without it no time is reported. Times are medians of calls that
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import statistics
-import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prolap_kernels import Gaussian, Inclusion, Vib, matched_losses, ppcl_loss
 
 from . import measure
-from .environment import ROOT, stamp
+from .records import Row, stamp, write_json
 
 BATCH, WIDTH, SHARE, AUDIO_COPIES, TEXT_COPIES = 256, 1024, 0.125, 2, 3
 HIERARCHY, CROSS, VIB = 5e-3, 5e-7, 1e-5
@@ -46,22 +42,27 @@ class Views(NamedTuple):
 
     @property
     def text(self) -> int:
-        """The place of the captions."""
+        """Index of the captions' level."""
         return 1 + AUDIO_COPIES
 
-    def leaves(self) -> list[Tensor]:
+    def leaves(self) -> dict[str, Tensor]:
         """All that learns."""
-        return [*(t for z in self.levels for t in z), self.scale, self.bias]
+        levels = {f"{i}.{field}": t for i, z in enumerate(self.levels) for field, t in z._asdict().items()}
+        return levels | {"scale": self.scale, "bias": self.bias}
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        for leaf in self.leaves().values():
+            leaf.grad = None
 
     def double(self) -> Views:
         """The same in float64."""
-        wide = [Gaussian(*(t.detach().double().requires_grad_() for t in z)) for z in self.levels]
-        return Views(
-            wide,
-            *self[1:3],
-            self.scale.detach().double().requires_grad_(),
-            self.bias.detach().double().requires_grad_(),
-        )
+
+        def wide(t: Tensor) -> Tensor:
+            return t.detach().double().requires_grad_()
+
+        levels = [Gaussian(*map(wide, z)) for z in self.levels]
+        return self._replace(levels=levels, scale=wide(self.scale), bias=wide(self.bias))
 
 
 def make_views(device: str, seed: int = 0) -> Views:
@@ -141,8 +142,7 @@ CONTENDERS: dict[str, Callable[[], Step]] = {
 
 def train(step: Step, views: Views) -> Tensor:
     """One forward and backward pass into fresh gradients."""
-    for leaf in views.leaves():
-        leaf.grad = None
+    views.clear()
     loss = step(views)
     loss.backward()
     return loss
@@ -151,15 +151,14 @@ def train(step: Step, views: Views) -> Tensor:
 def errors(step: Step, views: Views) -> dict[str, float]:
     """Against float64, as a share of the norm: the loss, and the worst gradient by means, log-variances, scale and bias."""
     wide = views.double()
-    want, got = train(eager, wide), train(step, views)
-    found = {"loss": float((got.double() - want).detach().abs() / want.detach().abs())}
-    names = ["mean", "logvar"] * len(views.levels) + ["scale", "bias"]
-    for name, mine, true in zip(names, views.leaves(), wide.leaves(), strict=True):
-        assert mine.grad is not None
-        assert true.grad is not None
-        gap = float((mine.grad.double() - true.grad).norm() / true.grad.norm())
-        found[name] = max(found.get(name, 0.0), gap)
-    return found
+    exact, value = train(eager, wide), train(step, views)
+    result = {"loss": float((value.double() - exact).detach().abs() / exact.detach().abs())}
+    for (name, leaf), right in zip(views.leaves().items(), wide.leaves().values(), strict=True):
+        assert leaf.grad is not None
+        assert right.grad is not None
+        kind = name.split(".")[-1]
+        result[kind] = max(result.get(kind, 0.0), float((leaf.grad.double() - right.grad).norm() / right.grad.norm()))
+    return result
 
 
 class Operators(TorchDispatchMode):
@@ -177,86 +176,57 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def launches(name: str, step: Step, views: Views, device: str) -> int | None:
-    """Kernels and copies on a GPU; on a CPU torch operators, without those inside custom ops; unknown for compiled code."""
-    if device != "cuda":
-        if name == "torch.compile":
-            return None
-        with Operators() as mode:
-            train(step, views)
-        return mode.count
+def operators(name: str, step: Step, views: Views) -> int | None:
+    """Torch operators of a call on a CPU, without those inside custom ops; None for compiled code, where nobody can count."""
+    if name == "torch.compile":
+        return None
+    with Operators() as mode:
+        train(step, views)
+    return mode.count
+
+
+def launches(step: Step, views: Views) -> int:
+    """Kernels and copies of a call on a GPU."""
     from torch.profiler import ProfilerActivity, profile
 
     train(step, views)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
         train(step, views)
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in found.events())
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
 
 
-def times(steps: dict[str, Step], views: Views, device: str, repeat: int) -> dict[str, list[float]]:
-    """Seconds of each call, contenders taking turns."""
-    for step in steps.values():
-        for _ in range(measure.WARM_UP):
-            train(step, views)
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    order = deque(steps)
-    for _ in range(repeat):
-        order.rotate()
-        for name in order:
-            found[name].append(measure.seconds(lambda name=name: train(steps[name], views), device))  # type: ignore[misc]
-    return found
-
-
-def peak_bytes(step: Step, views: Views, device: str) -> int:
+def peak_bytes(step: Step, views: Views) -> int:
     """Most memory during a call above the inputs and the gradients; on a CPU this process must have run nothing else."""
-    for _ in range(measure.WARM_UP):
-        train(step, views)
-    for leaf in views.leaves():
-        leaf.grad = None
-    gc.collect()
-    before = measure._used(device)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    train(step, views)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else measure._status("VmHWM")
-    return max(peak - before - sum(leaf.grad.nbytes for leaf in views.leaves() if leaf.grad is not None), 0)
+    return measure.peak_bytes(lambda: train(step, views), views.clear, views.leaves(), views.scale.device.type)
 
 
-def memory(name: str, step: Step, views: Views, device: str) -> int | None:
-    """`peak_bytes`; on a CPU in a process of its own, since it is read from the resident set."""
-    if device == "cuda":
-        return peak_bytes(step, views, device)
-    command = [sys.executable, "-m", "benchmarks.step", "--peak", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return int(done.stdout.split()[-1]) if done.returncode == 0 else None
-
-
-def rows(device: str, repeat: int) -> list[dict[str, Any]]:
+def rows(device: str, repeat: int) -> list[Row]:
     """A row for each contender; one whose errors exceed those of eager torch and of rounding gets no times."""
     views = make_views(device)
     steps = {name: build() for name, build in CONTENDERS.items()}
     wrong = {name: errors(step, views) for name, step in steps.items()}
     slack = 16 * torch.finfo(torch.float32).eps
-    passed = {
-        name: all(value <= max(2 * wrong["eager"][key], slack) for key, value in found.items())
-        for name, found in wrong.items()
-    }
-    right = {name: step for name, step in steps.items() if passed[name]}
-    spent = times(right, views, device, repeat)
-    made = []
+    right = {name: step for name, step in steps.items()
+             if all(value <= max(2 * wrong["eager"][key], slack) for key, value in wrong[name].items())}  # fmt: skip
+    works = {name: lambda step=step: train(step, views) for name, step in right.items()}
+    times: dict[str, Any] = measure.interleave(works, device, repeat)
+    result = []
     for name, step in steps.items():
-        row: dict[str, Any] = {"contender": name, "errors": wrong[name], "passed": passed[name]}
-        if name in right:
-            row["launches" if device == "cuda" else "operators"] = launches(name, step, views, device)
-            row["seconds"] = statistics.median(spent[name])
-            row["quartiles"] = statistics.quantiles(spent[name], n=4)[::2]
-            row["times_ours"] = measure.ratio(spent[name], spent["prolap_kernels"])
-            row["peak_bytes"] = memory(name, step, views, device)
-        made.append(row)
-    return made
+        row: Row = {"contender": name, "errors": wrong[name], "passed": name in right}
+        if name in right and isinstance(times[name], str):
+            row["failed"] = times[name]
+        elif name in right:
+            row |= (
+                {"launches": launches(step, views)} if device == "cuda" else {"operators": operators(name, step, views)}
+            )
+            row |= measure.summary(times[name]) | {"times_ours": measure.ratio(times[name], times["prolap_kernels"])}
+            on_gpu = device == "cuda"
+            row |= (
+                {"peak_bytes": peak_bytes(step, views)} if on_gpu else measure.child("benchmarks.step", "--peak", name)
+            )
+        result.append(row)
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,20 +235,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=30, metavar="N", help="calls of each contender (30)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")
     parser.add_argument("--peak", choices=CONTENDERS, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
-    if options.peak:
-        print(peak_bytes(CONTENDERS[options.peak](), make_views("cpu"), "cpu"))
+    args = parser.parse_args(argv)
+    if args.peak:
+        print(json.dumps({"peak_bytes": peak_bytes(CONTENDERS[args.peak](), make_views("cpu"))}))
         return 0
-    found = rows(options.device, options.repeat)
-    for row in found:
+    result = rows(args.device, args.repeat)
+    for row in result:
         print(json.dumps(row))
-    if options.json:
-        case = f"ProLAP step losses, batch {BATCH}, D {WIDTH}"
-        record = {"case": case, "environment": stamp(options.device), "rows": found}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
-    return 0 if found[0]["passed"] else 1
+    if args.json:
+        write_json(args.json, stamp(args.device) | {"rows": result})
+    return 0 if result[0]["passed"] else 1
 
 
 if __name__ == "__main__":

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from . import gpu_tiles
-from .gpu import Plan, Session
 from .peers import LIMIT, OURS
+from .records import Row
+from .session import Plan, Session
 
-Row = dict[str, Any]
 TO_LIMIT, STRETCH = 1.35, 1.15
 TO_SIGLIP = 1.3
-SCRATCH = 0.8e9
+WORKSPACE_GB = 0.8
 PPCL_TO_SIGLIP = 1.03
 LAUNCHES = 12
 FLAT = 1.25
 """Our reading of "flat": time at 1,024 rows over time at 256."""
+ELEMENTWISE_MS = {"inclusion-score-forward": 5.0, "inclusion-score": 16.0}
+"""Asked for on an H100 at the plan's elementwise shape in float32."""
+FASTER = {"PyKeOps": 10.0, "torch.compile": 3.0}
 
 
 class Cells:
-    """Rows by case, size, width and contender."""
+    """Rows with a time, by case, rows, width and contender."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], dtype: str) -> None:
         self.rows = {(r["case"], r["shape"][0], r["shape"][2], r["contender"]): r
-                     for r in rows if r.get("dtype") == "bfloat16" and "seconds" in r}  # fmt: skip
+                     for r in rows if r.get("dtype") == dtype and "seconds" in r}  # fmt: skip
 
     def value(self, case: str, rows: int, width: int, contender: str = OURS, key: str = "seconds") -> float | None:
-        found = self.rows.get((case, rows, width, contender), {}).get(key)
-        return None if found is None else float(found)
+        value = self.rows.get((case, rows, width, contender), {}).get(key)
+        return None if value is None else float(value)
 
     def fastest(self, case: str, rows: int, width: int, start: str) -> float | None:
         """Seconds of the best variant of a peer."""
@@ -41,46 +42,65 @@ def _ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a / b
 
 
+def _at_most(name: str, value: float | None, bound: float, stretch: float | None = None) -> Row:
+    passed = None if value is None else value <= bound
+    row = {"target": name, "asked": f"<= {bound:g}", "value": value, "passed": passed}
+    return row | ({} if stretch is None or value is None else {"stretch": value <= stretch})
+
+
+def _at_least(name: str, value: float | None, bound: float) -> Row:
+    passed = None if value is None else value >= bound
+    return {"target": name, "asked": f">= {bound:g}", "value": value, "passed": passed}
+
+
 def judged(plan: Plan, rows: Iterable[Row], launch_rows: Iterable[Row]) -> list[Row]:
-    """One row per target: what it asks, the measured value, whether it holds (None: unmeasured)."""
-    cells, big, (small, flat) = Cells(rows), plan.big, plan.small
-    found: list[Row] = []
-
-    def at_most(name: str, value: float | None, bound: float, stretch: float | None = None) -> None:
-        row: Row = {
-            "target": name,
-            "asked": f"<= {bound:g}",
-            "value": value,
-            "passed": None if value is None else value <= bound,
-        }
-        found.append(row | ({} if stretch is None or value is None else {"stretch": value <= stretch}))
-
+    """A row per target of the losses: what it asks, the measured value, whether it holds (None: unmeasured)."""
+    cells, big, (small, flat) = Cells(rows, "bfloat16"), plan.big, plan.small
+    targets: list[Row] = []
     for width in plan.widths:
+        at = f"B={big}, D={width}"
         time = cells.value("csd-sigmoid", big, width)
         limit = cells.value("csd-sigmoid", big, width, LIMIT)
-        at_most(f"PPCL over three products, B={big}, D={width}", _ratio(time, limit), TO_LIMIT, STRETCH)
-        own = cells.value("dot-sigmoid", big, width)
+        siglip = cells.value("dot-sigmoid", big, width)
         peer = cells.fastest("dot-sigmoid", big, width, "siglip-kernel")
-        ratio = _ratio(peer, own)
-        found.append({"target": f"siglip-kernel's best over our SigLIP, B={big}, D={width}", "asked": f">= {TO_SIGLIP:g}",
-                      "value": ratio, "passed": None if ratio is None else ratio >= TO_SIGLIP})  # fmt: skip
-        at_most(f"PPCL over our SigLIP, B={big}, D={width}", _ratio(time, own), PPCL_TO_SIGLIP)
-        scratch = cells.value("csd-sigmoid", big, width, key="peak_bytes")
-        at_most(f"scratch in GB, B={big}, D={width}", _ratio(scratch, 1e9), SCRATCH / 1e9)
+        workspace = cells.value("csd-sigmoid", big, width, key="peak_bytes")
+        targets += [
+            _at_most(f"PPCL over three products, {at}", _ratio(time, limit), TO_LIMIT, STRETCH),
+            _at_least(f"siglip-kernel's best over our SigLIP, {at}", _ratio(peer, siglip), TO_SIGLIP),
+            _at_most(f"PPCL over our SigLIP, {at}", _ratio(time, siglip), PPCL_TO_SIGLIP),
+            _at_most(f"workspace in GB, {at}", _ratio(workspace, 1e9), WORKSPACE_GB),
+        ]
+    width = plan.widths[-1]
     counts = [row["launches"] for row in launch_rows if row.get("case") == "csd-sigmoid"]
-    at_most(f"launches of the forward call, B={small}, D={plan.widths[-1]}", counts[0] if counts else None, LAUNCHES)
-    times = [cells.value("csd-sigmoid", rows, plan.widths[-1]) for rows in (flat, small)]
-    at_most(f"time at B={flat} over B={small}, D={plan.widths[-1]}", _ratio(*times), FLAT)
-    return found
+    times = [cells.value("csd-sigmoid", rows, width) for rows in (flat, small)]
+    return [
+        *targets,
+        _at_most(f"launches of the forward call, B={small}, D={width}", counts[0] if counts else None, LAUNCHES),
+        _at_most(f"time at B={flat} over B={small}, D={width}", _ratio(*times), FLAT),
+    ]
+
+
+def judged_elementwise(plan: Plan, rows: Iterable[Row]) -> list[Row]:
+    """The same for the matrix of inclusions."""
+    cells, (n, m, d) = Cells(rows, "float32"), plan.elementwise
+    at = f"{n} x {m} x {d} float32"
+    targets = [
+        _at_most(f"ms of {case}, {at}", _ratio(cells.value(case, n, d), 1e-3), bound)
+        for case, bound in ELEMENTWISE_MS.items()
+    ]
+    own = cells.value("inclusion-score", n, d)
+    for peer, factor in FASTER.items():
+        ratio = _ratio(cells.value("inclusion-score", n, d, peer), own)
+        targets.append(_at_least(f"{peer} over ours, inclusion-score, {at}", ratio, factor))
+    return targets
 
 
 def targets(session: Session) -> None:
     """Prints and records every target."""
     session.record["sections"]["targets"] = []
     rows = judged(session.plan, session.rows("key") + session.rows("sweep"), session.rows("launches"))
-    for row in rows + gpu_tiles.judged(session):
-        session.add("targets", row)
+    for row in rows + judged_elementwise(session.plan, session.rows("elementwise")):
         word = {True: "passed", False: "FAILED", None: "unmeasured"}[row["passed"]]
         value = "" if row["value"] is None else f"{row['value']:.3g}"
         more = ", stretch passed" if row.get("stretch") else ""
-        print(f"{word:<11}{row['target']}: {value} (asked {row['asked']}{more})")
+        session.add("targets", row, f"{word:<11}{row['target']}: {value} (asked {row['asked']}{more})")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import batch_memory, tables
+from benchmarks import batch_memory, records
 from benchmarks.batch_memory import CPU, CUDA, Case
-from benchmarks.environment import stamp
+from benchmarks.measure import child
+from benchmarks.records import stamp
 from benchmarks.trainer_tables import batch_memory as table
 
 
@@ -30,13 +31,14 @@ def test_the_published_size_is_there_with_and_without_chunks() -> None:
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, free: float = 1e12, **failing: dict[str, Any]) -> None:
-    def apart(case: Case, device: str, steps: int, seconds: float) -> dict[str, Any]:
-        assert steps == 1
+    def measured(module: str, *words: Any, timeout: float) -> dict[str, Any]:
+        assert words[words.index("--steps") + 1] == 1
+        case = Case(*json.loads(words[words.index("--one") + 1]))
         figures = {"peak_bytes": case.batch * 10**8, "pairs_per_second": float(case.batch), "steps": 1}
         return failing.get(f"{case.size}_{case.batch}", figures)
 
-    monkeypatch.setattr(batch_memory, "_apart", apart)
-    monkeypatch.setattr(batch_memory, "_free", lambda: free)
+    monkeypatch.setattr(batch_memory, "child", measured)
+    monkeypatch.setattr(batch_memory, "free_bytes", lambda: free)
 
 
 def test_what_has_no_room_is_left_out_and_said(
@@ -50,7 +52,7 @@ def test_what_has_no_room_is_left_out_and_said(
     absent = [(row["batch"], row["chunk"], row.get("absent")) for row in found["rows"]]
     assert absent == [(2, 0, None), (4, 0, None), (8, 0, "no room"), (8, 0, "no room"), (8, 2, None), (16, 2, None)]
     assert "published   batch 8     chunk -                     no room" in capsys.readouterr().out
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert "| published | 4 | - | - | 0.40 | 4.00 | not measured | - |" in table()
     assert "| published | 8 | - | yes | no room | - | not measured | - |" in table()
     assert "| published | 16 | 2 | - | 1.60 | 16 | not measured | - |" in table()
@@ -60,21 +62,22 @@ def test_what_has_no_room_is_left_out_and_said(
 def test_failures_and_the_end_of_the_time_are_rows_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(monkeypatch, quickstart_1024={"failed": "MemoryError"})
     assert batch_memory.main(["--size", "quickstart", "--json", str(tmp_path / "cpu" / "batch_memory.json")]) == 1
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     assert "| quickstart | 1,024 | 128 | - | failed | - | not measured | - |" in table()
     rows = batch_memory.compare(CPU, "cpu", 1, 0.0, None)
     assert {row["absent"] for row in rows} == {"no time left"}
 
 
 def test_a_process_that_dies_says_of_what() -> None:
-    found = batch_memory._apart(Case("nothing", 2), "cpu", 1, 100.0)
-    assert "KeyError" in found["failed"]
-    assert batch_memory._apart(Case("quickstart", 2), "cpu", 1, 0.1) == {"absent": "took more than 0 s"}
+    row = child("benchmarks.batch_memory", "--one", json.dumps(Case("nothing", 2)), timeout=100.0)
+    assert "KeyError" in row["failed"]
+    words = ("--one", json.dumps(Case("quickstart", 2)))
+    assert child("benchmarks.batch_memory", *words, timeout=0.1) == {"absent": "took more than 0 s"}
 
 
 def test_a_gpu_has_columns_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert table() == tables.UNMEASURED
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert table() == records.UNMEASURED
     row = Case("published", 64, 32)._asdict() | {"peak_bytes": 8e9, "pairs_per_second": 123.4}
     (tmp_path / "cuda").mkdir()
     content = stamp("cpu") | {"device": "a GPU", "rows": [row]}

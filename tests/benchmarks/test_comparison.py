@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import run
-from benchmarks.cases import cases, make_batch, ours
-from benchmarks.correctness import check, errors, results, truth
-from benchmarks.environment import stamp
-from benchmarks.measure import interleave, peak_bytes, ratio
-from benchmarks.peers import EAGER, LIMIT, OURS, PEERS, eager, refusal
+from benchmarks import comparison, run
+from benchmarks.cases import cases, make_batch, ours, train
+from benchmarks.comparison import compare, peak_bytes
+from benchmarks.correctness import check, errors
+from benchmarks.eager import eager
+from benchmarks.measure import interleave, ratio
+from benchmarks.peers import EAGER, LIMIT, OURS, PEERS, refusal
+from benchmarks.records import stamp
+from benchmarks.truth import results, truth
 from prolap_kernels import OBJECTIVES
 from prolap_kernels.scores import LIFTS, SCORES, TILES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PUBLIC_SIGNATURES = {
     "siglip-kernel": (
         "siglip_kernel",
@@ -34,7 +37,7 @@ PUBLIC_SIGNATURES = {
 
 
 def test_every_score_and_objective_is_a_case() -> None:
-    """And the bare matrix of every tile, with gradients and without."""
+    """And the bare matrix of every elementwise score, with gradients and without."""
     losses = {f"{score.name.replace('/', '_')}-{objective}" for score in LIFTS + TILES for objective in OBJECTIVES}
     matrices = {f"{score.name.replace('/', '_')}-score{part}" for score in TILES for part in ("", "-forward")}
     assert {case.name for case in cases().values() if case.pairs == "diagonal"} == losses | matrices
@@ -109,8 +112,9 @@ def test_a_peer_must_compute_the_same_function_and_what_it_lacks_is_known() -> N
 
 def test_a_failed_check_suppresses_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {OURS: PEERS[OURS]._replace(build=lambda: lambda b: ours()(b) * 1.01), LIMIT: PEERS[LIMIT]}
-    monkeypatch.setattr(run, "PEERS", broken)
-    rows = run.compare(cases()["csd-sigmoid"], (8, 8, 4), "cpu", "float32", broken.values(), 2, 1.0, lambda *a: 0)
+    monkeypatch.setattr(comparison, "peak_row", lambda *a: {})
+    monkeypatch.setattr(comparison, "PEERS", broken)
+    rows = compare(cases()["csd-sigmoid"], (8, 8, 4), "cpu", "float32", broken.values(), 2, 1.0)
     assert "wrong, so not timed" in rows[0]["failed"]
     assert "seconds" not in rows[0]
     assert rows[1]["seconds"] > 0
@@ -122,8 +126,9 @@ def test_one_that_raises_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no such kernel\nand more")
 
     peers = {OURS: PEERS[OURS], EAGER: PEERS[EAGER]._replace(build=lambda: fail)}
-    monkeypatch.setattr(run, "PEERS", peers)
-    rows = run.compare(cases()["csd-sigmoid"], (8, 8, 4), "cpu", "float32", peers.values(), 2, 1.0, lambda *a: 0)
+    monkeypatch.setattr(comparison, "peak_row", lambda *a: {})
+    monkeypatch.setattr(comparison, "PEERS", peers)
+    rows = compare(cases()["csd-sigmoid"], (8, 8, 4), "cpu", "float32", peers.values(), 2, 1.0)
     assert rows[0]["seconds"] > 0
     assert rows[1]["failed"] == "RuntimeError: no such kernel"
 
@@ -162,13 +167,13 @@ def test_contenders_take_turns_and_a_slow_one_stops_after_two_calls() -> None:
     batch, order = make_batch(cases()["dot-sigmoid"], (4, 4, 2), "cpu", torch.float32), []
 
     def noted(name):
-        return lambda b: order.append(name) or ours()(b)
+        return lambda: order.append(name) or train(ours(), batch)
 
-    found = interleave({"a": noted("a"), "b": noted("b")}, batch, "cpu", repeat=4, patience=60.0)
+    found = interleave({"a": noted("a"), "b": noted("b")}, "cpu", repeat=4, patience=60.0)
     assert [len(times) for times in found.values()] == [4, 4]
     turns = "".join(order[4:])  # two calls each warm up
     assert sorted(turns[0:2]) == sorted(turns[2:4]) == ["a", "b"]
-    slow = interleave({"a": ours()}, batch, "cpu", repeat=9, patience=0.0)
+    slow = interleave({"a": noted("a")}, "cpu", repeat=9, patience=0.0)
     assert len(slow["a"]) == 2
     assert ratio([2.0, 4.0, 90.0], [1.0, 2.0, 30.0]) == 2.0
 
@@ -188,8 +193,8 @@ def test_memory_is_the_peak_above_inputs_and_gradients_and_counts_what_is_kept()
 
     for loss in (spends, keeps):
         # the kernel counts resident pages a little late
-        assert size - (1 << 20) <= peak_bytes(loss, batch, "cpu") < size + (8 << 20)
-    assert peak_bytes(ours(), batch, "cpu") < 8 << 20
+        assert size - (1 << 20) <= peak_bytes(loss, batch) < size + (8 << 20)
+    assert peak_bytes(ours(), batch) < 8 << 20
 
 
 def test_a_run_writes_time_memory_and_where_they_come_from(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cases import Batch, cases, make_batch
-from benchmarks.correctness import train
+from benchmarks import comparison
+from benchmarks.cases import Batch, cases, make_batch, train
 from benchmarks.measure import interleave
 from benchmarks.peers import EAGER, PEERS, bytes_needed, refusal
-from benchmarks.run import compare
 from tests.live_memory import peak_bytes
 
 SHAPE = (64, 48, 32)
@@ -34,20 +33,20 @@ def test_keops_takes_square_inclusion_alone(name: str, shape: tuple[int, int, in
     assert found is None if why is None else why in str(found)
 
 
-def test_who_takes_matrix_products_alone_takes_no_tile() -> None:
+def test_who_takes_matrix_products_alone_takes_no_elementwise_score() -> None:
     lifts = PEERS["siglip-kernel"]._replace(package=None, devices=(), cases=())
     assert refusal(lifts, cases()["elk-sigmoid"], (8, 8, 4), "cpu") == "takes scores that are matrix products only"
 
 
 @pytest.mark.parametrize("name", ["inclusion-score-forward", "inclusion-score"])
-def test_the_estimate_of_eager_tiles_is_what_they_take(name: str, tmp_path: Path) -> None:
+def test_the_estimate_of_eager_elementwise_scores_is_what_they_take(name: str, tmp_path: Path) -> None:
     """Within a quarter: an estimate too low ends a run, one too high leaves a figure out."""
     batch = make_batch(cases()[name], SHAPE, "cpu", torch.float32)
     peak = peak_bytes(lambda: train(PEERS[EAGER].build(), batch), tmp_path)
     assert 0.75 <= peak / bytes_needed(PEERS[EAGER], batch.case, SHAPE) <= 1.25
 
 
-def test_a_slow_contender_is_called_twice_and_its_memory_is_not_measured() -> None:
+def test_a_slow_contender_is_called_twice_and_its_memory_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def slow(batch: Batch) -> torch.Tensor:
@@ -55,7 +54,8 @@ def test_a_slow_contender_is_called_twice_and_its_memory_is_not_measured() -> No
         return PEERS[EAGER].build()(batch)
 
     batch = make_batch(cases()["dot-sigmoid"], (4, 4, 2), "cpu", torch.float32)
-    found = interleave({"slow": slow}, batch, "cpu", 5, 1e-9)
+    found = interleave({"slow": lambda: train(slow, batch)}, "cpu", 5, 1e-9)
     assert len(calls) == len(found["slow"]) == 2
-    rows = compare(batch.case, (4, 4, 2), "cpu", "float32", [PEERS[EAGER]], 5, 1e-9, lambda *a: pytest.fail("called"))
+    monkeypatch.setattr(comparison, "peak_row", lambda *a: pytest.fail("called"))
+    rows = comparison.compare(batch.case, (4, 4, 2), "cpu", "float32", [PEERS[EAGER]], 5, 1e-9)
     assert "three are needed" in rows[0]["memory_failed"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import conditioning
+from benchmarks import truth as module
 from benchmarks.cases import cases, make_batch
-from benchmarks.conditioning import pick, sampled, sizes, strip_results
-from benchmarks.correctness import check, dense_loss, results, truth
+from benchmarks.correctness import check
+from benchmarks.eager import dense_loss
 from benchmarks.peers import OURS, PEERS
+from benchmarks.truth import pick, results, sampled, sizes, strip_results, truth
 
 SHAPE = (9, 8, 5)
 
@@ -17,12 +18,12 @@ SHAPE = (9, 8, 5)
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four rows of either side, strips of a row or so."""
-    monkeypatch.setitem(conditioning.WHOLE, "cpu", 0)
-    monkeypatch.setattr(conditioning, "SAMPLE", 4 * (9 + 8) * 5)
-    monkeypatch.setitem(conditioning.CELLS, "cpu", 80)
+    monkeypatch.setitem(module.WHOLE, "cpu", 0)
+    monkeypatch.setattr(module, "SAMPLE", 4 * (9 + 8) * 5)
+    monkeypatch.setitem(module.CELLS, "cpu", 80)
 
 
-@pytest.mark.parametrize("name", [name for name, case in cases().items() if case.is_tile])
+@pytest.mark.parametrize("name", [name for name, case in cases().items() if case.is_elementwise])
 def test_sampled_rows_have_the_values_and_gradients_of_the_whole(name: str, few: None) -> None:
     batch = make_batch(cases()[name], SHAPE, "cpu", torch.float64)
     rows, cols = sampled(batch)
@@ -42,8 +43,8 @@ def test_sampled_rows_have_the_values_and_gradients_of_the_whole(name: str, few:
 def test_sizes_of_sampled_rows_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(cases()[name], SHAPE, "cpu", torch.float64)
     whole = sizes(batch)
-    monkeypatch.setitem(conditioning.WHOLE, "cpu", 0)
-    monkeypatch.setattr(conditioning, "SAMPLE", 4 * (9 + 8) * 5)
+    monkeypatch.setitem(module.WHOLE, "cpu", 0)
+    monkeypatch.setattr(module, "SAMPLE", 4 * (9 + 8) * 5)
     part = sizes(batch)
     assert set(part) == set(whole) == {"loss"} | (set() if batch.case.forward else set(batch.leaves))
     for key, want in pick(dict(whole), batch).items():
@@ -54,7 +55,7 @@ def test_sizes_of_sampled_rows_are_those_of_the_whole(name: str, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["inclusion-score", "inclusion-sigmoid"])
 def test_a_wrong_row_among_the_sampled_has_no_time(name: str, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.correctness.LITERAL_CELLS", 0)
+    monkeypatch.setattr("benchmarks.truth.LITERAL_CELLS", 0)
     batch = make_batch(cases()[name], SHAPE, "cpu", torch.float32)
     want, right = truth(batch), PEERS[OURS].build()
     assert check(PEERS[OURS], right, batch, want).why == ""

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, report, run, tables
-from benchmarks.cases import cases, make_batch, ours
-from benchmarks.correctness import train
-from benchmarks.gpu import DRY, REAL
-from benchmarks.peers import EAGER, LIMIT, OURS, eager
+from benchmarks import loss_tables, records, report, run
+from benchmarks.cases import cases, make_batch, ours, train
+from benchmarks.eager import eager
+from benchmarks.peers import EAGER, LIMIT, OURS
 from benchmarks.profile import STEPS, gather
 from benchmarks.profile import main as profile_main
+from benchmarks.session import DRY, REAL, Session
 from benchmarks.targets import judged
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_one_sentence_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--gpu"]) == 2
-    assert capsys.readouterr().err.strip() == gpu.NO_DEVICE
+    assert capsys.readouterr().err.strip() == run.NO_DEVICE
     with pytest.raises(SystemExit, match="2"):
         run.main(["--device", "cuda"])
     assert "torch sees no CUDA device" in capsys.readouterr().err
@@ -32,15 +32,15 @@ def test_the_gpu_session_runs_dry_and_whole(tmp_path: Path, capsys: pytest.Captu
     run.main(["--gpu", "--dry-run", "--json", str(out)])
     found = json.loads(out.read_text())
     assert found["dry_run"] is True
-    assert list(found["sections"]) == list(gpu.sections())
+    assert list(found["sections"]) == list(run.SECTIONS)
     everything = [row for rows in found["sections"].values() for row in rows]
     assert not [row for row in everything if "broken" in row]
     timed = [row for name in ("key", "sweep") for row in found["sections"][name] if "absent" not in row]
     assert [row for row in timed if "failed" in row] == []
     assert all(row["peak_bytes"] >= 0 and row["seconds"] > 0 for row in timed)
-    assert tables.gpu().count(found["device"]) == 0 or not found["dry_run"]
-    assert tables._device(found) == ""  # a dry run is never shown
-    shown = tables._device(found | {"dry_run": False})
+    assert loss_tables.gpu().count(found["device"]) == 0 or not found["dry_run"]
+    assert loss_tables.device(found) == ""  # a dry run is never shown
+    shown = loss_tables.device(found | {"dry_run": False})
     assert "unmeasured" in shown
     assert "as shipped" in shown
 
@@ -53,14 +53,14 @@ def test_a_later_session_keeps_what_the_earlier_one_measured(tmp_path: Path, mon
     found = json.loads(out.read_text())["sections"]
     assert list(found) == ["launches", "sanitizer", "targets"]
     assert any(row["value"] for row in found["targets"])
-    monkeypatch.setattr("benchmarks.environment._sources", lambda: "others")
+    monkeypatch.setattr("benchmarks.records.hash_of_sources", lambda: "others")
     run.main([*words, "sanitizer"])
     assert list(json.loads(out.read_text())["sections"]) == ["sanitizer"]
 
 
 def test_a_spent_budget_skips_sections_by_name(tmp_path: Path) -> None:
-    session = gpu.Session(DRY._replace(device="cpu"), -1.0, tmp_path / "gpu.json")
-    gpu.run(session)
+    session = Session(DRY._replace(device="cpu"), -1.0, tmp_path / "gpu.json")
+    session.run(run.SECTIONS, whatever=("targets",))
     found = json.loads((tmp_path / "gpu.json").read_text())["sections"]
     assert all(rows == [{"skipped": "the time budget is spent"}] for name, rows in found.items() if name != "targets")
     assert {row["passed"] for row in found["targets"]} == {None}
@@ -88,7 +88,7 @@ def test_targets_are_judged_by_what_was_measured() -> None:
     assert limit["value"] == pytest.approx(1.2)
     assert (limit["passed"], limit["stretch"]) == (True, False)
     assert found["siglip-kernel's best over our SigLIP, B=65536, D=768"]["passed"] is False  # 1.5 / 1.19
-    assert found["scratch in GB, B=65536, D=768"]["passed"] is False
+    assert found["workspace in GB, B=65536, D=768"]["passed"] is False
     assert found["PPCL over our SigLIP, B=65536, D=768"]["passed"] is True
     assert found["launches of the forward call, B=256, D=1024"]["passed"] is True
     assert found["PPCL over three products, B=65536, D=512"]["passed"] is None
@@ -159,9 +159,9 @@ def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatc
         "special": 256,
         "instructions": 5120,
     }
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.compiled() == tables.model() == tables.UNMEASURED
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert loss_tables.compiled() == loss_tables.bilinear_model() == records.UNMEASURED
     (tmp_path / "compile_check.json").write_text(json.dumps({"kernels": [kernel], "violations": []}))
-    assert tables.per_pair(kernel, "special") == 2.0
-    assert "255 / 2 / 32 / 2.00" in tables.compiled()
-    assert "40 instructions and 2.0 special functions a pair" in tables.model()
+    assert loss_tables.per_pair(kernel, "special") == 2.0
+    assert "255 / 2 / 32 / 2.00" in loss_tables.compiled()
+    assert "40 instructions and 2.0 special functions a pair" in loss_tables.bilinear_model()

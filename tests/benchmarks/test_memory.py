@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import memory, tables
-from benchmarks.environment import stamp
+from benchmarks import loss_tables, memory, records
+from benchmarks.records import stamp
 
 
 @pytest.mark.parametrize("name", memory.CASES)
@@ -28,27 +28,27 @@ def test_figures_come_from_processes_of_their_own(tmp_path: Path, monkeypatch: p
     blocks, matrix = found["rows"]
     assert matrix["peak_bytes"] >= matrix["matrix_bytes"] == 4 * 4000**2 > blocks["peak_bytes"]
     assert blocks["seconds"] > 0
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     (tmp_path / "cpu").mkdir()
     out.rename(tmp_path / "cpu" / "memory.json")
-    assert f"| {blocks['peak_bytes'] / 1e6:,.0f} | {blocks['seconds']:.2f} |" in tables.memory()
+    assert f"| {blocks['peak_bytes'] / 1e6:,.0f} | {blocks['seconds']:.2f} |" in loss_tables.memory()
 
 
 def test_a_matrix_without_room_is_computed_and_a_failure_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(memory, "_free", lambda: 10**9)
-    monkeypatch.setattr(memory, "_apart", lambda *a: {"peak_bytes": 5_000_000, "seconds": 1.0, "calls": 1})
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10**9)
+    monkeypatch.setattr(memory, "child", lambda *a: {"peak_bytes": 5_000_000, "seconds": 1.0, "calls": 1})
     rows = memory.compare("ranks-csd", (10_000, 10_000, 4), 1)
     assert [row.get("absent") for row in rows] == [None, "the matrix does not fit"]
     for row in rows:
         memory.print_row(row)
     assert "N x M: 800 MB" in capsys.readouterr().out
-    monkeypatch.setattr(memory, "_apart", lambda *a: {"failed": "MemoryError"})
+    monkeypatch.setattr(memory, "child", lambda *a: {"failed": "MemoryError"})
     rows += memory.compare("topk-csd", (10_000, 10_000, 4), 1)
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "memory.json").write_text(json.dumps(stamp("cpu") | {"rows": rows}))
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "| 5 | 1.00 | 800 alone | - |" in tables.memory()
-    assert "| failed | - | 400 alone | - |" in tables.memory()
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    assert "| 5 | 1.00 | 800 alone | - |" in loss_tables.memory()
+    assert "| failed | - | 400 alone | - |" in loss_tables.memory()
     assert memory.main(["--case", "topk-csd", "--shape", "9", "9", "2"]) == 1

@@ -1,0 +1,114 @@
+"""Result files: what their figures were measured on, written whole or not at all, read back and shown as tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "triton", "numpy", "siglip-kernel", "memeff", "inf-cl", "pykeops")
+SOURCES = ("prolap_kernels", "benchmarks")
+UNMEASURED = "Not measured yet."
+Row = dict[str, Any]
+
+
+def _output(*command: str) -> str:
+    """What a command prints, empty where there is no such command."""
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def hash_of_sources() -> str:
+    """Identifies the measured code where there is no version control."""
+    digest = hashlib.sha256()
+    for path in sorted(p for folder in SOURCES for p in (ROOT / folder).rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _gpu() -> Row:
+    properties = torch.cuda.get_device_properties(0)
+    drivers = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").splitlines()
+    return {
+        "capability": f"{properties.major}.{properties.minor}",
+        "processors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "driver": drivers[0] if drivers else "unknown",
+        "cuda": torch.version.cuda or torch.version.hip,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def stamp(device: str) -> Row:
+    """Device, versions, commit, whether tracked files differ from it (None: unknown), and time."""
+    commit = _output("git", "rev-parse", "HEAD")
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        **({"gpu": _gpu()} if device == "cuda" else {}),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "commit": commit or "unknown",
+        "dirty": bool(_output("git", "status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "sources": hash_of_sources(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_json(path: Path, content: Row) -> None:
+    """Writes the file whole or not at all, whenever the run is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(path.suffix + ".new")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
+
+
+def load(name: str) -> Any:
+    """The content of a result file, None where there is none."""
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def origin(record: Row) -> str:
+    """Device, threads, versions, commit (+: tracked files differed from it)."""
+    versions, gpu = record["versions"], "gpu" in record
+    code = f"commit {record['commit'][:7]}{'+' if record['dirty'] else ''}"
+    return ", ".join([
+        record["device"],
+        *([] if gpu else [f"{record['threads']} threads"]),
+        f"torch {versions['torch']}",
+        *([f"triton {versions['triton']}"] if gpu else []),
+        code if record["commit"] != "unknown" else f"sources {record['sources']}",
+    ])  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
