@@ -30,7 +30,7 @@ class BaseConfig:
     init: str | None = None
     """Start from these weights: a run or checkpoint folder of prolap, or a public checkpoint."""
     init_format: str = "auto"
-    """What `init` is: prolap, or a name in prolap.weights.importers.IMPORTERS; auto looks."""
+    """What `init` is: prolap, or a name in prolap.weights.importers.FORMATS; auto looks."""
     seed: CountOrZero = 0
     """Every random number of the run derives from it."""
     device: str = "auto"

@@ -14,17 +14,16 @@ import shutil
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from prolap.config import BaseConfig
 from prolap.config.loading import from_dict
+from prolap.models import tokenizers
+from prolap.models.model import ProLAP, build_model
 from prolap.utils.files import sha256, sync, write_text
-
-if TYPE_CHECKING:
-    from prolap.models.model import ProLAP
 
 FOLDER, STATE = "checkpoints", "state.json"
 _TEMPORARY = ".writing-"
@@ -206,9 +205,6 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
 
 def model_of(checkpoint: Checkpoint) -> ProLAP:
     """The checkpoint's model in evaluation mode."""
-    from prolap.models import tokenizers
-    from prolap.models.model import build_model
-
     model = build_model(config_of(checkpoint), tokenizers.from_json(checkpoint.state["vocabulary"]))
     restore_model(model, checkpoint)
     return model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.training.config import Config
 from prolap.weights.importers import open_public
-from prolap.weights.importers.report import Report
+from prolap.weights.importers.translation import Report
 from tests.prolap import public_layouts as public
 
 SMALL_GPT2 = (128, 2, 128)
@@ -33,7 +33,7 @@ def imported(path: Path, config: Config) -> tuple[ProLAP, Report]:
 
 
 def small_msclap(path: Path, changes: Callable[[dict[str, Tensor]], Any] = lambda state: None) -> Path:
-    """A file in the layout of MS-CLAP with micro encoders, after `changes` to its tensors."""
+    """A file in the format of MS-CLAP with micro encoders, after `changes` to its tensors."""
     state = public.drawn(public.msclap(public.MICRO, SMALL_GPT2, 32))
     state.pop("audio_encoder.base.htsat.logmel_extractor.melW")
     changes(state)

@@ -11,10 +11,10 @@ from torch import Tensor
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
+from prolap.weights.importers.format import Format, Needs, audio_name, get, register, text_name
 from prolap.weights.importers.laion import CLAP_DATA, FUSED
-from prolap.weights.importers.layout import Layout, Needs, audio_name, get, text_name
 from prolap.weights.importers.reading import tensors_only
-from prolap.weights.importers.rules import Rule
+from prolap.weights.importers.translation import Rule
 
 _AUDIO = "audio_model.audio_encoder."
 _SAME: dict[str, dict[str, Any]] = {
@@ -35,7 +35,8 @@ _SAME: dict[str, dict[str, Any]] = {
 _TEXT_EPS = {"default": 1e-12, "ours": 1e-5}
 
 
-class HuggingFaceClap(Layout):
+@register
+class HuggingFaceClap(Format):
     """Keys audio_model.audio_encoder.*, text_model.*, {audio,text}_projection.linear{1,2}.*, logit_scale_a."""
 
     name, preset, temperature = "hf-clap", "prolap+laion", "logit_scale_a"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers.layout import Layout, Needs, audio_name, get, htsat_rules, text_name
+from prolap.weights.importers.format import Format, Needs, audio_name, get, htsat_rules, register, text_name
 from prolap.weights.importers.reading import tensors_only
-from prolap.weights.importers.rules import Rule
+from prolap.weights.importers.translation import Rule
 
 _AUDIO = "audio_branch."
 FUSED = "is a fused model, which hears long sounds through a fusion of four views; want an unfused one."
@@ -25,7 +25,8 @@ CLAP_DATA: Needs = {
 }
 
 
-class LaionClap(Layout):
+@register
+class LaionClap(Format):
     """Keys audio_branch.*, text_branch.* (RobertaModel's), audio_projection.{0,2}.*, text_projection.{0,2}.*, logit_scale_a."""
 
     name, preset, temperature = "laion-clap", "prolap+laion", "logit_scale_a"

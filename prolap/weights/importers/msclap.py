@@ -10,15 +10,16 @@ from torch import Tensor
 
 from prolap.models.encoders.gpt2 import GPT2
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers.layout import Layout, Needs, audio_name, get, htsat_rules, text_name
+from prolap.weights.importers.format import Format, Needs, audio_name, get, htsat_rules, register, text_name
 from prolap.weights.importers.reading import tensors_only
-from prolap.weights.importers.rules import Rule
+from prolap.weights.importers.translation import Rule
 
 _AUDIO, _TEXT = "audio_encoder.base.htsat.", "caption_encoder.base."
 _PARTS = ("audio_encoder.", "caption_encoder.", "logit_scale")
 
 
-class MSClap2023(Layout):
+@register
+class MSClap2023(Format):
     """Keys audio_encoder.base.htsat.*, audio_encoder.projection.*, caption_encoder.base.* (GPT2Model's), .projection.*."""
 
     name, preset, temperature = "msclap-2023", "prolap", "logit_scale"

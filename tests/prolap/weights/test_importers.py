@@ -15,9 +15,8 @@ from torch.nn import functional
 from prolap.config.options import leaves
 from prolap.models.model import ProLAP, build_tokenizer
 from prolap.training.config import load_config
-from prolap.weights.importers import IMPORTERS
-from prolap.weights.importers.report import Report
-from prolap.weights.importers.rules import fit, translate
+from prolap.weights.importers import FORMATS
+from prolap.weights.importers.translation import Report, fit, translate
 from tests.prolap import public_layouts as public
 from tests.prolap.public_models import MICRO_LAION, MICRO_MSCLAP, SMALL_GPT2, SMALL_ROBERTA, clap, imported
 from tests.prolap.small_tokenizers import TEXTS, write_roberta
@@ -182,18 +181,18 @@ FULL: dict[str, tuple[str, list[str], Callable[[], public.Shapes], int]] = {
 @pytest.mark.parametrize("name", FULL)
 def test_every_name_and_shape_of_the_published_size_has_its_place(name: str) -> None:
     preset, overrides, shapes, words = FULL[name]
-    config, layout = load_config(preset, overrides=overrides), IMPORTERS[name.split()[0]]
+    config, form = load_config(preset, overrides=overrides), FORMATS[name.split()[0]]
     with torch.device("meta"):
         model = ProLAP(config, Words(words))  # type: ignore[arg-type]
         state = {key: torch.empty(shape) for key, shape in shapes().items()}
     have = leaves(config)
-    needs = layout.needs(state, None, "it")
+    needs = form.needs(state, None, "it")
     assert {key: have[key] for key in needs} == needs
-    done = translate(state, layout.rules())
+    done = translate(state, form.rules())
     new = fit(done, model.state_dict(), "it")
     assert len(done.mapped) + len(done.dropped) == len(state)
     assert len(new) == 11
-    report = Report("it", layout.name, "", done.mapped, done.dropped, new)
+    report = Report("it", form.name, "", done.mapped, done.dropped, new)
     accounted(report, state, model)
     assert not any("norm" in key or "mlp" in key or "embed" in key for key in done.dropped if "position" not in key)
 
@@ -204,13 +203,13 @@ def test_hugging_faces_published_size_has_its_place() -> None:
     config = load_config("prolap+laion")
     with torch.device("meta"):
         model, theirs = ProLAP(config, Words(50_265)), ClapModel(ClapConfig())  # type: ignore[arg-type]
-    state, layout = dict(theirs.state_dict()), IMPORTERS["hf-clap"]
-    needs, have = layout.needs(state, ClapConfig().to_dict(), "it"), leaves(config)
+    state, form = dict(theirs.state_dict()), FORMATS["hf-clap"]
+    needs, have = form.needs(state, ClapConfig().to_dict(), "it"), leaves(config)
     assert {key: have[key] for key in needs} == needs
-    done = translate(state, layout.rules())
-    report = Report("it", layout.name, "", done.mapped, done.dropped, fit(done, model.state_dict(), "it"))
+    done = translate(state, form.rules())
+    report = Report("it", form.name, "", done.mapped, done.dropped, fit(done, model.state_dict(), "it"))
     accounted(report, state, model)
-    assert "layer_norm_eps" in layout.notes(ClapConfig().to_dict())[0]
+    assert "layer_norm_eps" in form.notes(ClapConfig().to_dict())[0]
 
 
 def test_a_part_cut_from_qkv_in_another_order_would_be_seen() -> None:

@@ -15,18 +15,18 @@ from prolap.config.options import ConfigError
 from prolap.data.features import make_features
 from prolap.training.config import Config, load_config
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers import Public, detect, open_public
+from prolap.weights.importers import Public, open_public
 from tests.prolap.public_models import MICRO_MSCLAP, built, clap, imported, small_msclap
 
 
-def test_layouts_are_told_apart(tmp_path: Path) -> None:
+def test_formats_are_told_apart(tmp_path: Path) -> None:
     for name, keys in {
         "msclap-2023": {"model": {"audio_encoder.base.htsat.bn0.weight": torch.ones(64)}},
         "laion-clap": {"state_dict": {"module.audio_branch.bn0.weight": torch.ones(64)}},
         "hf-clap": {"audio_model.audio_encoder.batch_norm.weight": torch.ones(64)},
     }.items():
         torch.save(keys, tmp_path / f"{name}.pt")
-        assert detect(tmp_path / f"{name}.pt") == name
+        assert open_public(tmp_path / f"{name}.pt").format.name == name
         assert isinstance(open_public(tmp_path / f"{name}.pt", name), Public)
 
 
@@ -117,10 +117,10 @@ def test_variants_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 def test_hugging_faces_configuration_is_compared(tmp_path: Path) -> None:
     clap(40, layer_norm_eps=1e-12).save_pretrained(tmp_path)
     found = open_public(tmp_path)
-    needs = found.layout.needs(found.tensors, found.config, "it")
+    needs = found.format.needs(found.tensors, found.config, "it")
     assert needs["model.audio"] == "htsat-micro"
     assert found.config is not None
-    assert "1e-12" in found.layout.notes(found.config)[0]
+    assert "1e-12" in found.format.notes(found.config)[0]
     found.config["audio_config"]["window_size"] = 7
     found.config["text_config"]["num_attention_heads"] = 8
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_what_is_not_tensors_is_refused_by_name_and_never_run(
     assert "run" not in capsys.readouterr().out
     numbers = {"best": np.float64(0.5), "epoch": np.int64(3), "loss": np.float32(1)}
     torch.save({"state_dict": weight, **numbers}, tmp_path / "good.pt")  # as LAION's training did
-    assert detect(tmp_path / "good.pt") == "laion-clap"
+    assert open_public(tmp_path / "good.pt").format.name == "laion-clap"
     torch.save({"state_dict": {**weight, "audio_branch.name": "tiny"}}, tmp_path / "text.pt")
     with pytest.raises(CheckpointError, match="something else than tensors under audio_branch.name"):
         open_public(tmp_path / "text.pt")
@@ -181,13 +181,15 @@ def test_older_files_and_safetensors_are_read_and_broken_ones_explained(tmp_path
 
 def test_wrong_formats_and_places_are_named(tmp_path: Path) -> None:
     torch.save({"weights": torch.ones(2)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"with weights, ...\) is not in the layout one of msclap-2023"):
+    with pytest.raises(
+        CheckpointError, match=r"with weights, ...\) is not in the format hf-clap or laion-clap or msclap-2023"
+    ):
         open_public(tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="is not in the layout laion-clap"):
+    with pytest.raises(CheckpointError, match="is not in the format laion-clap"):
         open_public(small_msclap(tmp_path / "a.pth"), "laion-clap")
-    with pytest.raises(ConfigError, match="init_format: got 'clap', want auto, prolap, msclap-2023"):
+    with pytest.raises(ConfigError, match="init_format: got 'clap', want auto, prolap, hf-clap"):
         open_public(tmp_path / "a.pth", "clap")
     with pytest.raises(CheckpointError, match="neither a checkpoint of prolap nor model.safetensors"):
-        detect(tmp_path)
+        open_public(tmp_path)
     with pytest.raises(CheckpointError, match="is not there"):
-        detect(tmp_path / "nowhere.pt")
+        open_public(tmp_path / "nowhere.pt")

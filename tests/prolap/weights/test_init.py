@@ -52,7 +52,7 @@ def test_the_report_is_in_the_run_and_a_resumed_run_needs_no_init(
     options = {"init": str(moved), **SHORT, "steps": 4}
     train(tiny_config(data, tmp_path / "whole", **options), progress=False)
     report = json.loads((tmp_path / "whole" / FILE).read_text())
-    assert report["layout"] == "prolap"
+    assert report["format"] == "prolap"
     assert report["mapped"]
 
     from prolap.training.train import Trainer
@@ -82,7 +82,7 @@ def test_a_public_file_trains_on(data: Path, tmp_path: Path) -> None:
     options = {"preset": "prolap", "init": str(file), **SHORT, **changes}
     train(tiny_config(data, tmp_path / "run", **options), progress=False)
     report = json.loads((tmp_path / "run" / FILE).read_text())
-    assert report["layout"] == "msclap-2023"
+    assert report["format"] == "msclap-2023"
     assert "audio_head.logvar.0.weight" in report["new"]
     assert all(report["dropped"].values())
 

@@ -1,4 +1,4 @@
-"""What a public layout is: how to know it, what it asks of the configuration, and its rules."""
+"""What a format of public checkpoints is: how to know it, what it asks of the configuration, and its rules; and all of them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from prolap.models.encoders import AUDIO, TEXT, TextEncoder
 from prolap.models.encoders.base import Encoder
 from prolap.models.encoders.htsat import HTSAT
+from prolap.utils.registry import Registry
 from prolap.weights.checkpoint import CheckpointError
-from prolap.weights.importers.rules import Rule
+from prolap.weights.importers.translation import Rule
 
 Needs = dict[str, Any]
 """Dotted option -> the value that the weights were trained with."""
 
 
-class Layout(ABC):
-    """A layout of public checkpoints."""
+class Format(ABC):
+    """A format of public checkpoints."""
 
     name: str
     preset: str
-    """Has all options that the usual file of this layout needs."""
+    """Has all options that the usual file of this format needs."""
     temperature: str
     """Public name of the logarithm of the scale."""
     bank: str | None = None
@@ -33,7 +34,7 @@ class Layout(ABC):
 
     @abstractmethod
     def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
-        """The tensors by their public names, or None if the content is of another layout."""
+        """The tensors by their public names, or None if the content is of another format."""
 
     @abstractmethod
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
@@ -46,6 +47,16 @@ class Layout(ABC):
     def notes(self, config: dict[str, Any] | None) -> list[str]:
         """Sentences on what else differs from ours."""
         return []
+
+
+FORMATS: Registry[Format] = Registry("init_format")
+AnyFormat = TypeVar("AnyFormat", bound=type[Format])
+
+
+def register(kind: AnyFormat) -> AnyFormat:
+    """A decorator: let `init_format` name this class. Errors: ValueError if another one has its name."""
+    FORMATS.add(kind.name, kind())
+    return kind
 
 
 def get(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:
