@@ -4,7 +4,7 @@
     python -m benchmarks.batch_memory --device cuda --json benchmarks/results/cuda/batch_memory.json
 
 Two sizes, the quickstart's and the published one (HTS-AT tiny, GPT-2, dim 1024), with random weights, on synthetic batches of the
-longest shapes (prolap.training.rehearsal): a sound as long as a training clip, captions of all tokens. Every row comes
+longest shapes (prolap.training.synthetic): a sound as long as a training clip, captions of all tokens. Every row comes
 from a process of its own, which first takes a step of a small model with the same losses. Memory is the peak of torch's
 allocator on a GPU; on a CPU it is that of the resident set above what the small model left behind (libraries, compiled
 losses). Weights, gradients and the optimiser's state are in it. What has no room or no time is left out and says so.
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 from prolap.training.config import Config, load_config
-from prolap.training.rehearsal import trainer
+from prolap.training.synthetic import synthetic_trainer
 from prolap.training.train import Trainer
 
 from .measure import child, free_bytes, peak_used, reset_peak, used_bytes
@@ -74,7 +74,7 @@ def measure(case: Case, device: str, steps: int) -> Row:
     config = load_config(PRESETS[case.size], overrides={**options, "device": device})
     _warm_up(config, case.size)
     before = used_bytes(device) if device == "cpu" else 0
-    training, seconds = trainer(config), 0.0
+    training, seconds = synthetic_trainer(config), 0.0
     held = _make_state(training)
     reset_peak(device)
     stream = training.loader.batches(0)
@@ -96,7 +96,7 @@ def _warm_up(config: Config, size: str) -> None:
     """A step of a small model with the losses of `config`, batch and dimensions included: they are compiled for these."""
     small = load_config(PRESETS["quickstart" if size == "quickstart" else "micro"])
     rows = min(config.batch_size, 64) if config.device == "cuda" else config.batch_size  # nothing is compiled there
-    training = trainer(
+    training = synthetic_trainer(
         replace(
             small,
             model=replace(small.model, dim=config.model.dim),

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "memory",
         help="the peak memory of a training step, phase by phase",
-        description="Run a few training steps on made-up inputs (noise of data.seconds, captions of model.max_tokens) and "
+        description="Run a few training steps on synthetic batches (noise of data.seconds, captions of model.max_tokens) and "
         "print the most memory that tensors took in each phase: on a GPU by torch's allocator, on a CPU by the profiler's "
         "count at it. It needs no data and writes nothing. Where a caption's words come from the data, 5,000 are assumed.",
         epilog="Options as of `prolap train`, e.g. --preset prolap --batch_size 64 --optim.chunk 8 --model.checkpointing.",
@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.training.config import load_config
 
     config = load_config(file=arguments.config, overrides=rest)
-    from prolap.training.rehearsal import rehearse
+    from prolap.training.synthetic import peak_memory
 
-    found = rehearse(config, arguments.steps)
+    found = peak_memory(config, arguments.steps)
     print(report(config, found))
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def report(config: Config, found: Mapping[str, int]) -> str:
-    """What `prolap.training.rehearsal.rehearse` found, as text."""
+    """The result of `prolap.training.synthetic.peak_memory` as text."""
     from prolap.training.memory import PHASES
 
     chunk = f"chunks of {config.optim.chunk}" if config.optim.chunk else "no chunks"

@@ -1,36 +1,33 @@
-"""The optimiser: which parameter gets which learning rate and decay, and the learning rate as a function of the step."""
+"""What learns, and how fast: frozen modules, groups of parameters, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
 from prolap.config import OptimConfig
+from prolap.config.options import ConfigError
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-
-_BARE = ("bias", "mask", "relative_position_bias_table")
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group; groups without parameters are left out.
 
-    `decay`: matrices and filters. `plain`: biases, norms, embeddings (one row of the words is [MASK]), [MASK] tokens, HTS-AT's
-    tables of relative positions and everything else of one dimension. `logvar`: what lies under a module named `logvar`,
-    at `logvar_lr`. `scale`: the model's `log_scale` and `bias`, at `scale_lr`. Where `audio_lr` or `text_lr` is set, what
-    of `decay` and `plain` lies in that encoder is in groups of its own, `audio.decay` and so on. Only groups of `decay` have
-    weight decay. A group's `name` is its name, its `base_lr` the rate before the schedule, its `params` are ordered by
-    name as in the model.
+    `decay`: matrices and filters. `plain`: biases, norms, embeddings (one row of the words is [MASK]), what a module names in
+    `no_decay` ([MASK] tokens, HTS-AT's tables of relative positions) and everything else of one dimension. `logvar`: all
+    below a module named `logvar`, at `logvar_lr`. `scale`: the model's `log_scale` and `bias`, at `scale_lr`. Where
+    `audio_lr` or `text_lr` is set, that encoder has groups of its own, `audio.decay` and so on. Only groups of `decay` have
+    weight decay. A group's `name` is its name, its `base_lr` the rate before the schedule, its `params` are ordered as in
+    the model.
     """
-    bare = {
-        f"{name}.{kind}" if name else kind
-        for name, module in model.named_modules()
-        if isinstance(module, (*_NORMS, nn.Embedding))
-        for kind, _ in module.named_parameters(recurse=False)
-    }
+    undecayed = set(_undecayed(model))
     rates = _rates(config)
     names: dict[str, list[str]] = {group: [] for group in rates}
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -41,8 +38,7 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         elif "logvar" in parts[:-1]:
             names["logvar"].append(name)
         else:
-            plain = name in bare or parameter.ndim < 2 or parts[-1] in _BARE
-            kind = "plain" if plain else "decay"
+            kind = "plain" if name in undecayed or parameter.ndim < 2 or parts[-1] == "bias" else "decay"
             own = f"{parts[0]}.{kind}"
             names[own if own in names else kind].append(name)
     return [
@@ -56,6 +52,15 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
         for group, members in names.items()
         if members
     ]
+
+
+def _undecayed(model: nn.Module) -> Iterator[str]:
+    """Names of the parameters of norms and embeddings, and of those that a module names in `no_decay`."""
+    for path, module in model.named_modules():
+        names = [name for name, _ in module.named_parameters(prefix=path)]
+        if isinstance(module, (*_NORMS, nn.Embedding)):
+            yield from names
+        yield from (name for name in names if name.rpartition(".")[2] in getattr(module, "no_decay", ()))
 
 
 def _rates(config: OptimConfig) -> dict[str, float]:
@@ -93,3 +98,40 @@ def learning_rates(config: OptimConfig, factor: float) -> dict[str, float]:
     """What is logged: `lr`, and `lr/audio`, `lr/text` where those encoders have their own."""
     own = {"lr/audio": config.audio_lr, "lr/text": config.text_lr}
     return {name: factor * lr for name, lr in ({"lr": config.lr} | own).items() if lr is not None}
+
+
+class Frozen:
+    """The modules that `model.freeze` names: their parameters get no gradient, `eval()` puts them into evaluation mode.
+
+    patterns: separated by commas, each the path of a module or parameter (`audio`, `text.base.h.0`, `audio.mask`) with all that
+    is below it, or a shell pattern over such paths (`text.base.h.[0-5]`, `*.layernorm_before`), with all that is below the
+    matches. Evaluation mode turns off dropout and the statistics of batch norms, so that nothing of a frozen module changes.
+    Where a whole tower is frozen, its forward pass keeps nothing for a backward pass; below a frozen part of one that
+    learns (a [MASK] token, say) gradients still pass through.
+
+    Errors: ConfigError for a pattern that matches nothing, or if nothing is left to learn.
+    """
+
+    def __init__(self, model: nn.Module, patterns: str) -> None:
+        self.modules: list[nn.Module] = []
+        modules = {name: module for name, module in model.named_modules() if name}
+        parameters = dict(model.named_parameters())
+        for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+            named = [name for name in modules if fnmatchcase(name, pattern)]
+            single = [name for name in parameters if fnmatchcase(name, pattern)]
+            if not named and not single:
+                close = difflib.get_close_matches(pattern, [*modules, *parameters], n=3)
+                known = close or [name for name in modules if "." not in name]
+                raise ConfigError(f"model.freeze: got {pattern!r}, which no module is called; try {', '.join(known)}.")
+            for name in single:
+                parameters[name].requires_grad_(False)
+            for name in named:
+                modules[name].requires_grad_(False)
+                self.modules.append(modules[name])
+        if parameters and not any(parameter.requires_grad for parameter in parameters.values()):
+            raise ConfigError(f"model.freeze: got {patterns!r}, after which nothing is left to learn.")
+
+    def eval(self) -> None:
+        """Put the frozen modules into evaluation mode; call it after `model.train()`."""
+        for module in self.modules:
+            module.eval()

@@ -1,4 +1,4 @@
-"""The run folder: starting a new one, and going on with one without changing what it computes."""
+"""The run folder: starting a new one, and resuming one without changing what it computes."""
 
 from __future__ import annotations
 
@@ -48,44 +48,44 @@ def start(config: Config, versions: dict[str, Any]) -> None:
 
 def write_reports(run: Path, data: dict[str, Any]) -> None:
     """`data-<split>.json`: the rows of a manifest that were skipped, and why."""
-    for split, found in data.items():
-        report = getattr(found, "report", None)
+    for split, source in data.items():
+        report = getattr(source, "report", None)
         if report is not None:
             report.write(run / f"data-{split}.json")
 
 
 def resume(config: Config, versions: dict[str, Any]) -> Checkpoint | None:
-    """The checkpoint to go on from, None to start from the beginning; the folder is cleaned to what it was then.
+    """The checkpoint to resume from, or None to start from the beginning; later files of the folder are removed.
 
     Errors: ConfigError naming the options that differ from those the run was started with. Warns if the machine or
     versions differ.
     """
     run = Path(config.run)
     _same(load_run_config(run), config, f"{run / CONFIG}")
-    found = checkpoints.read_latest(run)
-    if found is None:
+    checkpoint = checkpoints.read_latest(run)
+    if checkpoint is None:
         checkpoints.prune(run)
         return None
-    before = from_dict(found.state["config"], f"in {found.path / checkpoints.STATE}", Config())
-    _same(before, config, f"checkpoint {found.path.name}")
-    versions_before = found.state["versions"]
+    stored = from_dict(checkpoint.state["config"], f"in {checkpoint.path / checkpoints.STATE}", Config())
+    _same(stored, config, f"checkpoint {checkpoint.path.name}")
+    before = checkpoint.state["versions"]
     bits = {key: now for key, now in versions.items() if key != "commit"}  # most commits leave the bits alone
-    changed = [f"{key} {was} -> {now}" for key, now in bits.items() if (was := versions_before.get(key)) != now]
+    changed = [f"{key} {before.get(key)} -> {now}" for key, now in bits.items() if before.get(key) != now]
     if changed:
         what = ", ".join(changed)
         warnings.warn(f"the resumed run may differ in its last bits: {what}.", RuntimeWarning, stacklevel=3)
-    checkpoints.align(run, found)
-    return found
+    checkpoints.align(run, checkpoint)
+    return checkpoint
 
 
 def load_run_config(run: Path) -> Config:
     """The configuration that a run was started with."""
     if not (run / CONFIG).is_file():
-        raise ConfigError(f"run: {run} has no {CONFIG}, so it is not a run that can be gone on with.")
+        raise ConfigError(f"run: {run} has no {CONFIG}, so it is not a run that can be resumed.")
     return load_config(file=run / CONFIG)
 
 
-def _same(old: Config, new: Config, where: str) -> None:
+def _same(old: Config, new: Config, source: str) -> None:
     changed = [f"{key} (was {was}, now {now})" for key, was, now in differences(old, new, ignore=MAY_CHANGE)]
     if changed:
-        raise ConfigError(f"a resumed run keeps its configuration, but {', '.join(changed)} differ from {where}.")
+        raise ConfigError(f"a resumed run keeps its configuration, but {', '.join(changed)} differ from {source}.")

@@ -1,12 +1,43 @@
-"""When training should stop by itself: values that are not finite, and log-variances that no longer say anything."""
+"""When training stops before its last step: a signal, values that are not finite, log-variances that say nothing any more."""
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from prolap.training.config import Config
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """A context in which the first SIGINT or SIGTERM only sets `received`; a second one interrupts at once.
+
+    Outside of the main thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
 
 
 class TrainingStopped(RuntimeError):

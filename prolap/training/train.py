@@ -21,12 +21,9 @@ from prolap.data.loader import Loader
 from prolap.models.model import ProLAP
 from prolap.training import gradcache, memory, runs
 from prolap.training.config import Config
-from prolap.training.dev import batch_metrics, dev_metrics
-from prolap.training.freeze import Frozen
-from prolap.training.interrupt import Interrupt
-from prolap.training.logs import Logs
-from prolap.training.optim import build_optimizer, learning_rates, lr_factor, set_lr
-from prolap.training.safety import TrainingStopped, not_finite, unusable_uncertainty
+from prolap.training.logs import Logs, batch_metrics, dev_metrics
+from prolap.training.optim import Frozen, build_optimizer, learning_rates, lr_factor, set_lr
+from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
 from prolap.utils import environment
 from prolap.utils.progress import Display, Meter, data_progress
@@ -57,7 +54,7 @@ class TrainResult:
 
 
 def train(config: Config, *, resume: bool = False, progress: bool = True) -> TrainResult:
-    """Train in `config.run`, a new folder, or with `resume` go on with the run in it.
+    """Train in `config.run`, a new folder, or with `resume` resume the run in it.
 
     A resumed run ends with the same weights, bit for bit, as one that was never interrupted, on the same processor,
     versions and threads. Ctrl-C and SIGTERM save a checkpoint and return. Raises ConfigError, CheckpointError and
@@ -68,29 +65,29 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
         torch.set_num_threads(config.threads)
     device = environment.pick_device(config.device)
     versions = environment.versions(device)
-    found = runs.resume(config, versions) if resume else None
+    checkpoint = runs.resume(config, versions) if resume else None
     if not resume:
         runs.check_new(config)
-    start = None if found else initial.open_init(config)
-    tell = data_progress(progress)
-    data = open_data(config, "train", tell)
-    dev = None if config.overfit else open_data(config, "dev", tell)
+    init = None if checkpoint else initial.open_init(config)
+    report_progress = data_progress(progress)
+    data = open_data(config, "train", report_progress)
+    dev = None if config.overfit else open_data(config, "dev", report_progress)
     texts = (caption.text for i in range(len(data)) for caption in data.captions(i))
-    model, report = initial.first_model(config, found, start, texts, config.trains_uncertainty)
+    model, report = initial.first_model(config, checkpoint, init, texts, config.trains_uncertainty)
     model = model.to(device)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # leave the caller's random numbers alone
         interrupt = stack.enter_context(Interrupt())
         trainer = Trainer(config, model, Loader(data, model.vocabulary, config, config.mixes), dev, versions)
-        if found:
-            trainer.restore(found)
+        if checkpoint:
+            trainer.restore(checkpoint)
         if not resume:
             runs.start(config, versions)
         runs.write_reports(Path(config.run), {"train": data, "dev": dev})
         trainer.open_logs(progress, stack)
         if report:
             initial.write_report(trainer.run, report)
-        trainer.display.say(initial.describe(model, report, resumed=found is not None))
+        trainer.display.say(initial.describe(model, report, resumed=checkpoint is not None))
         stopped = trainer.loop(interrupt)
     best = trainer.best or {"step": None, "value": None}
     return TrainResult(
@@ -106,7 +103,7 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """One optimiser step, as numbers still on the device."""
 
     loss: float
@@ -116,7 +113,7 @@ class Outcome:
 
 
 class Trainer:
-    """Model, optimiser and where training stands; all that a checkpoint holds."""
+    """Model, optimiser and progress of training: all that a checkpoint holds."""
 
     def __init__(
         self, config: Config, model: ProLAP, loader: Loader, dev: AudioTextData | None, versions: dict[str, Any]
@@ -140,11 +137,11 @@ class Trainer:
         self.meter = Meter()
         self.peaks = memory.CudaPeaks(self.device) if self.device.type == "cuda" else None
 
-    def restore(self, found: checkpoints.Checkpoint) -> None:
-        """Stand where the checkpoint was written."""
-        checkpoints.restore_model(self.model, found)
-        checkpoints.restore_optimizer(self.model, self.optimizer, found.optimizer)
-        state, clips = found.state, len(self.loader.data)
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Go back to where the checkpoint was written."""
+        checkpoints.restore_model(self.model, checkpoint)
+        checkpoints.restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
+        state, clips = checkpoint.state, len(self.loader.data)
         if state["clips"] != clips:
             raise ConfigError(
                 f"data.train: it has {clips} clips now and had {state['clips']} when the run was started."
@@ -152,7 +149,7 @@ class Trainer:
         self.step, self.skipped, self.stale, self.best = (state[k] for k in ("step", "skipped", "stale", "best"))
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.saved = found.path
+        self.saved = checkpoint.path
 
     def open_logs(self, progress: bool, stack: ExitStack) -> None:
         """Open the logs, without what they hold of later steps, and the display."""
@@ -167,12 +164,12 @@ class Trainer:
         stream = None if ending else self.loader.batches(self.step * config.optim.accumulate)
         while stream is not None and ending is None:
             with memory.measuring(self.peaks):
-                outcome = self.update(stream)
+                result = self.update(stream)
             self.step += 1
             last = self.step == self.steps
             evaluate = last or self.step % config.eval_every == 0
             save = last or self.step % config.checkpoint_every == 0
-            self._log(outcome, last, evaluate or save)
+            self._log(result, last, evaluate or save)
             better = self.evaluate() if evaluate else False
             ending = self._ending() or ("interrupted" if interrupt.received else None)
             if save or better or ending:
@@ -181,11 +178,11 @@ class Trainer:
             self.save(self.evaluate())
         return ending or "finished"
 
-    def update(self, stream: Iterator[Batch]) -> Outcome:
+    def update(self, stream: Iterator[Batch]) -> StepResult:
         """One optimiser step over `accumulate` micro-batches: the gradient is the mean of theirs."""
         config, optim = self.config, self.config.optim
         self.model.train()
-        self.frozen.still()
+        self.frozen.eval()
         self.optimizer.zero_grad(set_to_none=True)
         set_lr(self.optimizer, lr_factor(self.step, self.steps, self.warmup_steps))
         total = torch.zeros((), device=self.device)
@@ -212,11 +209,11 @@ class Trainer:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip or math.inf)
             loss_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
-            outcome = Outcome(loss_value, norm_value, stats)
-            self._check(outcome)
+            result = StepResult(loss_value, norm_value, stats)
+            self._check(result)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return outcome
+        return result
 
     def evaluate(self) -> bool:
         """Dev metrics into the logs; whether they are a new best."""
@@ -254,12 +251,12 @@ class Trainer:
         tensors = checkpoints.optimizer_tensors(self.model, self.optimizer)
         self.saved = checkpoints.save(self.run, state, self.model.state_dict(), tensors, best=best)
 
-    def _log(self, outcome: Outcome, last: bool, check: bool) -> None:
+    def _log(self, result: StepResult, last: bool, check: bool) -> None:
         """Check the statistics and write them down, where that is due."""
         log = last or self.step == 1 or self.step % self.config.log_every == 0
         if not log and not check:
             return self.display.update(self.step)
-        row = self._row(outcome)
+        row = self._row(result)
         warm = self.step > self.warmup_steps
         self._stop_if(unusable_uncertainty(row, self.config, warm), self.step)
         if not log:
@@ -268,24 +265,24 @@ class Trainer:
         self.logs.write("train", row)
         return self.display.update(self.step, row)
 
-    def _row(self, outcome: Outcome) -> dict[str, Any]:
-        names = list(outcome.stats)
-        values = torch.stack([outcome.stats[name].float() for name in names]) / self.config.optim.accumulate
+    def _row(self, result: StepResult) -> dict[str, Any]:
+        names = list(result.stats)
+        values = torch.stack([result.stats[name].float() for name in names]) / self.config.optim.accumulate
         rates = learning_rates(self.config.optim, lr_factor(self.step - 1, self.steps, self.warmup_steps))
-        norm = outcome.grad_norm if math.isfinite(outcome.grad_norm) else None  # a step that the scaler skipped
-        row = {"step": self.step, "loss": outcome.loss, "grad_norm": norm, **rates}
+        norm = result.grad_norm if math.isfinite(result.grad_norm) else None  # a step that the scaler skipped
+        row = {"step": self.step, "loss": result.loss, "grad_norm": norm, **rates}
         return row | dict(zip(names, values.tolist(), strict=True))
 
-    def _check(self, outcome: Outcome) -> None:
+    def _check(self, result: StepResult) -> None:
         """Stop on a loss or gradient that is not finite; under fp16 the scaler may skip some steps first."""
-        if not math.isfinite(outcome.loss):
-            terms = {name: float(value) for name, value in outcome.stats.items() if name.startswith("loss/")}
-            self._stop_if(not_finite({"the loss": outcome.loss, **terms}), self.step + 1)
-        self.skipped = 0 if math.isfinite(outcome.grad_norm) else self.skipped + 1
+        if not math.isfinite(result.loss):
+            terms = {name: float(value) for name, value in result.stats.items() if name.startswith("loss/")}
+            self._stop_if(not_finite({"the loss": result.loss, **terms}), self.step + 1)
+        self.skipped = 0 if math.isfinite(result.grad_norm) else self.skipped + 1
         allowed = self.config.safety.max_skipped if self.scaler.is_enabled() else 0
         if self.skipped > allowed:
             often = f" for {self.skipped} steps in a row" if allowed else ""
-            self._stop_if(f"the gradient norm is {outcome.grad_norm}{often}", self.step + 1)
+            self._stop_if(f"the gradient norm is {result.grad_norm}{often}", self.step + 1)
 
     def _stop_if(self, reason: str | None, step: int) -> None:
         if reason:

@@ -12,6 +12,7 @@ from torch import Tensor
 from prolap.data.batch import LEVELS, Batch
 from prolap_kernels import Gaussian, pairwise_loss
 
+MODALITIES = ("audio", "text")
 Shared = Literal["keep", "ignore", "positive"]
 
 
@@ -157,12 +158,13 @@ def _repeated(ids: Tensor) -> Tensor:
     return first[inverse] < row
 
 
-def sigmoid_loss(
+def sum_over_pairs(
     views: Views, sounds: tuple[Gaussian, Tensor], texts: tuple[Gaussian, Tensor], counted: Tensor, **options: Any
 ) -> Tensor:
-    """Sum of the sigmoid loss over pairs, divided by the rows `counted` that are not left out.
+    """Loss summed over pairs, divided by the rows `counted` that are not left out.
 
-    sounds, texts: embeddings, and the rows of the batch that they were made of; options: those of `pairwise_loss`.
+    sounds, texts: embeddings, and the rows of the batch that they were made of. options: those of `pairwise_loss`; the objective,
+    sigmoid unless one is named, is a sum over pairs.
     """
     ids = pair_ids(views.batch, views.shared)
     (audio, clips), (text, captions) = sounds, texts
@@ -182,8 +184,8 @@ def against_other(views: Views, modality: str, **options: Any) -> Tensor | None:
     copies, source = views.stacked(modality)
     every = torch.arange(len(views.batch), device=source.device)
     if modality == "audio":
-        return sigmoid_loss(views, (copies, source), (views.text, every), source, **options)
-    return sigmoid_loss(views, (views.audio, every), (copies, source), source, **options)
+        return sum_over_pairs(views, (copies, source), (views.text, every), source, **options)
+    return sum_over_pairs(views, (views.audio, every), (copies, source), source, **options)
 
 
 def mean(losses: Sequence[Tensor | None]) -> Tensor:

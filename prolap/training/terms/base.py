@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from prolap.config.options import ConfigError
-from prolap.training.views import Views
+from prolap.training.views import MODALITIES, Views
+from prolap.utils.registry import Registry
 from prolap_kernels import SCORES, Gaussian, Inclusion, Vib, matched_losses
 
 PARTNER = -1
@@ -42,7 +43,7 @@ class Term:
     config: ClassVar[type]
     """A frozen dataclass of its options with defaults; `weight` is one of them."""
     needs_masks: ClassVar[tuple[str, ...]] = ()
-    """Modalities, "audio" and "text", whose masked copies it looks at (or mixtures in their place)."""
+    """Modalities, of "audio" and "text", whose masked copies it looks at (or mixtures in their place)."""
     uses_mixtures: ClassVar[bool] = False
     """Whether it looks at mixtures, so that a run with `mix.share` makes them."""
     refuses_mixtures: ClassVar[str] = ""
@@ -55,6 +56,9 @@ class Term:
     def uses_logvar(self, config: Any, score: str) -> bool:
         """Whether it looks at log-variances; `score` is the model's."""
         return True
+
+
+AnyTerm = TypeVar("AnyTerm", bound=Term)
 
 
 class PairTerm(Term):
@@ -119,25 +123,29 @@ class Levels:
         return rows.rows(self.views.partner) if level == PARTNER and self.views.partner is not None else rows
 
 
-TERMS: dict[str, Term] = {}
+TERMS: Registry[Term] = Registry("loss")
 """All terms by name, which is also their section under `loss`."""
 
 
-def register(term: type[Term]) -> type[Term]:
-    """Add a term to the loss; also a decorator. Errors: TypeError that says what is wrong with the class."""
-    name = getattr(term, "name", "")
+def register(term: type[AnyTerm]) -> type[AnyTerm]:
+    """A decorator: let a section of `loss` weigh this term. Errors: ValueError that says what the class lacks."""
+    name: Any = getattr(term, "name", None)
     config: Any = getattr(term, "config", None)
-    what = f"term {name or term.__name__!r}"
     if not isinstance(name, str) or not name.isidentifier():
-        raise TypeError(f"{what}: its name is {name!r}, want an identifier.")
-    if name in TERMS and type(TERMS[name]).__qualname__ != term.__qualname__:
-        raise TypeError(f"{what}: the name is taken by {type(TERMS[name]).__qualname__}.")
-    frozen = getattr(getattr(config, "__dataclass_params__", None), "frozen", False)
-    if not frozen or "weight" not in {option.name for option in fields(config)}:
-        raise TypeError(f"{what}: config is {config!r}, want a frozen dataclass with a field `weight`.")
-    if not isinstance(term.needs_masks, tuple) or not set(term.needs_masks) <= {"audio", "text"}:
-        raise TypeError(f'{what}: needs_masks is {term.needs_masks!r}, want a tuple of "audio", "text" or both.')
-    TERMS[name] = term()
+        raise ValueError(f"{term.__name__}.name: got {name!r}, want an identifier.")
+    try:
+        default = config()
+    except TypeError:
+        default = None
+    if not getattr(getattr(config, "__dataclass_params__", None), "frozen", False) or not hasattr(default, "weight"):
+        raise ValueError(
+            f"{term.__name__}.config: got {config!r}, want a frozen dataclass with defaults, `weight` one of them."
+        )
+    if not isinstance(term.needs_masks, tuple) or not set(term.needs_masks) <= set(MODALITIES):
+        raise ValueError(
+            f"{term.__name__}.needs_masks: got {term.needs_masks!r}, want a tuple of names in {MODALITIES}."
+        )
+    TERMS.add(name, term())
     return term
 
 

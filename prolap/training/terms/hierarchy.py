@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prolap.training.terms.base import PARTNER, InclusionConfig, Levels, MatchedTerm
+from prolap.training.views import MODALITIES
 from prolap_kernels import Inclusion, Vib
 
 
@@ -18,7 +19,7 @@ class Hierarchy(MatchedTerm):
 
     name = "hierarchy"
     config = InclusionConfig
-    needs_masks = ("audio", "text")
+    needs_masks = MODALITIES
     uses_mixtures = True
 
     def entries(self, levels: Levels, config: InclusionConfig) -> list[Inclusion | Vib]:

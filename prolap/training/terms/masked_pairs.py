@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prolap.training.terms.base import Logit, PairTerm, TermConfig
-from prolap.training.views import Views, against_other, mean
+from prolap.training.views import MODALITIES, Views, against_other, mean
 from prolap_kernels import pairwise_loss
 
 
@@ -33,7 +33,7 @@ class MaskedPairs(PairTerm):
 
     name = "masked_pairs"
     config = MaskedPairsConfig
-    needs_masks = ("audio", "text")
+    needs_masks = MODALITIES
     uses_mixtures = True
 
     def loss(self, views: Views, config: MaskedPairsConfig, logit: Logit) -> Tensor:

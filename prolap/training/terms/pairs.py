@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from prolap.training.terms.base import Logit, PairTerm, TermConfig
-from prolap.training.views import Views, pair_ids, sigmoid_loss
-from prolap_kernels import pairwise_loss
+from prolap.training.views import Views, pair_ids, sum_over_pairs
+from prolap_kernels import OBJECTIVES, pairwise_loss
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class PairsConfig(TermConfig):
 class Pairs(PairTerm):
     """Loss of all clips and captions of the batch (score times objective), divided by the clips that count.
 
-    Shared captions as in `prolap.training.views.pair_ids`; the sigmoid's pairs are additive, so that the columns of "positive"
-    are summed with their weights. The softmax has no bias.
+    Shared captions as in `prolap.training.views.pair_ids`; where an objective is a sum over pairs, the columns of "positive"
+    are summed with their weights. One that averages (softmax) has no bias.
     """
 
     name = "pairs"
     config = PairsConfig
 
     def loss(self, views: Views, config: PairsConfig, logit: Logit) -> Tensor:
-        if config.objective == "sigmoid":
-            rows = torch.arange(len(views.batch), device=views.audio.mean.device)
-            return sigmoid_loss(views, (views.audio, rows), (views.text, rows), rows, **logit._asdict())
-        ids = pair_ids(views.batch, views.shared, one_column=True)
-        options: dict[str, Any] = {"score": logit.score, "objective": config.objective, "scale": logit.scale}
-        return pairwise_loss(views.audio, views.text, x_id=ids.clip[:, 0], y_id=ids.caption, **options)
+        options: dict[str, Any] = {"score": logit.score, "scale": logit.scale, "objective": config.objective}
+        if OBJECTIVES[config.objective].averages:
+            ids = pair_ids(views.batch, views.shared, one_column=True)
+            return pairwise_loss(views.audio, views.text, x_id=ids.clip[:, 0], y_id=ids.caption, **options)
+        rows = torch.arange(len(views.batch), device=views.audio.mean.device)
+        return sum_over_pairs(views, (views.audio, rows), (views.text, rows), rows, bias=logit.bias, **options)

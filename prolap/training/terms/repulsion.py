@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prolap.training.terms.base import Logit, PairTerm, TermConfig
-from prolap.training.views import Views, against_other, mean, pair_ids
+from prolap.training.views import MODALITIES, Views, against_other, mean, pair_ids
 from prolap_kernels import mask_repulsive_loss
 
 
@@ -34,7 +34,7 @@ class Repulsion(PairTerm):
 
     name = "repulsion"
     config = RepulsionConfig
-    needs_masks = ("audio", "text")
+    needs_masks = MODALITIES
     uses_mixtures = True
     refuses_mixtures = "a mixture would be repelled from the clip that it was mixed with"
 

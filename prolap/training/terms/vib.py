@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prolap.training.terms.base import Levels, MatchedTerm, TermConfig
+from prolap.training.views import MODALITIES
 from prolap_kernels import Inclusion, Vib
 
 
@@ -24,4 +25,4 @@ class VariationalBottleneck(MatchedTerm):
     config = VibConfig
 
     def entries(self, levels: Levels, config: VibConfig) -> list[Inclusion | Vib]:
-        return [Vib(levels.index(modality), config.convention) for modality in ("audio", "text")]
+        return [Vib(levels.index(modality), config.convention) for modality in MODALITIES]

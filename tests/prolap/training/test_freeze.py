@@ -11,7 +11,7 @@ import torch
 from prolap.config.options import ConfigError
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.training.config import load_config
-from prolap.training.freeze import Frozen
+from prolap.training.optim import Frozen
 from prolap.training.train import train
 from prolap.weights.checkpoint import load_model
 from tests.prolap.tiny import tiny_config
@@ -56,7 +56,7 @@ def test_patterns_name_modules_parameters_and_families(model: ProLAP) -> None:
 def test_frozen_modules_stay_in_evaluation_mode(model: ProLAP) -> None:
     frozen = Frozen(model, "audio")
     model.train()
-    frozen.still()
+    frozen.eval()
     assert not any(module.training for module in model.audio.modules())
     assert all(module.training for module in model.text.modules())
     z = model.encode_audio(torch.randn(2, 965, 64), torch.tensor([965, 400]))

@@ -16,12 +16,12 @@ from torch import Tensor
 from prolap.config import DataConfig, MaskConfig, ModelConfig
 from prolap.data.batch import Batch
 from prolap.models.encoders import TEXT
-from prolap.models.model import ProLAP, build_model
+from prolap.models.model import ProLAP
 from prolap.training import gradcache
 from prolap.training.config import Config, load_config
 from prolap.training.gradcache import Chunks, Encode
-from prolap.training.rehearsal import MadeUp, StandIn
 from prolap.training.step import training_losses
+from prolap.training.synthetic import SyntheticLoader, synthetic_model
 from prolap.training.terms import InclusionConfig, loss_config
 from prolap.training.terms.masked_pairs import MaskedPairsConfig
 from prolap.training.terms.pairs import PairsConfig
@@ -58,7 +58,7 @@ def config_of(name: str) -> Config:
 
 
 def model_of(config: Config, training: bool = True) -> ProLAP:
-    return build_model(config, StandIn(TEXT[config.model.text].tokenizer.synthetic_size)).train(training)
+    return synthetic_model(config).train(training)
 
 
 def batch(config: Config, rows: int = 8, frames: int = 96) -> Batch:
@@ -163,7 +163,7 @@ def test_the_unchunked_gradient_without_dropout_and_batch_statistics(name: str, 
 def test_mixtures_are_encoded_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"batch_size": 8, "data.seconds": 1, "model.width": 32, "model.dim": 16, "model.max_tokens": 12}
     config = load_config("mixprolap+tiny", overrides=changes)
-    data = MadeUp(config).batch(0)
+    data = SyntheticLoader(config).batch(0)
     assert data.mixtures is not None
     data = replace(data, mixtures=replace(data.mixtures, audio=data.mixtures.audio.double()))
     whole = Step(Encode(model_of(config, training=False).double()), config, data)

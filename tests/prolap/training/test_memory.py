@@ -13,7 +13,7 @@ from prolap.cli.main import main
 from prolap.training import logs, memory
 from prolap.training.config import load_config
 from prolap.training.memory import PHASES, CudaPeaks, TracedPeaks, measuring, phase
-from prolap.training.rehearsal import MadeUp, rehearse, trainer
+from prolap.training.synthetic import SyntheticLoader, peak_memory, synthetic_trainer
 from prolap.training.train import Trainer, train
 from tests.prolap.tiny import tiny_config
 
@@ -105,23 +105,23 @@ def test_every_log_row_of_a_gpu_has_the_peaks_of_its_phases(
 
 
 @pytest.mark.parametrize("text", ["tiny", "gpt2-micro", "roberta-micro"])
-def test_made_up_captions_are_as_long_as_they_can_be(text: str) -> None:
+def test_synthetic_captions_are_as_long_as_they_can_be(text: str) -> None:
     config = load_config(overrides=SMALL | {"model.text": text, "model.max_tokens": 9, "batch_size": 3})
-    made = trainer(config)
-    batch = MadeUp(config).batch(0)
+    trainer = synthetic_trainer(config)
+    batch = SyntheticLoader(config).batch(0)
     assert batch.tokens.shape == (3, 9)
-    maskable = made.model.text_grid(batch.tokens)
+    maskable = trainer.model.text_grid(batch.tokens)
     assert maskable.sum(dim=1).tolist() == [7 if text == "roberta-micro" else 8] * 3
     assert batch.audio.shape[:2] == (3, 100)
-    assert torch.equal(batch.audio, MadeUp(config).batch(0).audio)
+    assert torch.equal(batch.audio, SyntheticLoader(config).batch(0).audio)
 
 
 @pytest.fixture(scope="module")
 def whole() -> dict[str, int]:
-    return rehearse(load_config(overrides=SMALL), 2)
+    return peak_memory(load_config(overrides=SMALL), 2)
 
 
-def test_a_rehearsal_counts_what_a_step_takes(whole: dict[str, int]) -> None:
+def test_peak_memory_counts_what_a_step_takes(whole: dict[str, int]) -> None:
     assert whole.keys() == {*PHASES, "all", "weights", "gradients", "state"}
     assert whole["all"] == max(whole[name] for name in PHASES)
     assert whole["gradients"] <= whole["weights"]
@@ -132,13 +132,13 @@ def test_a_rehearsal_counts_what_a_step_takes(whole: dict[str, int]) -> None:
 
 
 def test_chunks_take_less_and_so_do_mixtures_in_chunks(whole: dict[str, int]) -> None:
-    chunked = rehearse(load_config(overrides=SMALL | {"optim.chunk": 4}), 2)
+    chunked = peak_memory(load_config(overrides=SMALL | {"optim.chunk": 4}), 2)
     for name in ("encode", "losses", "backward"):
         assert chunked[name] < 0.9 * whole[name], name
     for name in ("weights", "gradients", "state"):
         assert chunked[name] == whole[name]
     mixed = SMALL | {"preset": "mixprolap+tiny"}
-    peaks = [rehearse(load_config(overrides=mixed | {"optim.chunk": chunk}), 1) for chunk in (0, 4)]
+    peaks = [peak_memory(load_config(overrides=mixed | {"optim.chunk": chunk}), 1) for chunk in (0, 4)]
     assert peaks[1]["backward"] < 0.9 * peaks[0]["backward"]
 
 

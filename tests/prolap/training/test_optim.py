@@ -56,6 +56,8 @@ def test_who_is_in_which_group(model: nn.Module) -> None:
 
 def test_norms_and_masks_of_other_encoders_are_not_decayed() -> None:
     class Encoder(nn.Module):
+        no_decay = ("mask",)
+
         def __init__(self) -> None:
             super().__init__()
             self.norm = nn.LayerNorm((3, 4))

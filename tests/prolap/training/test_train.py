@@ -21,7 +21,7 @@ from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
 from prolap.training import logs
 from prolap.training.config import load_config
-from prolap.training.dev import dev_metrics
+from prolap.training.logs import dev_metrics
 from prolap.training.optim import lr_factor
 from prolap.training.safety import TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,20 @@ from torch.nn.functional import logsigmoid, normalize
 
 from prolap.config.options import ConfigError
 from prolap.data.batch import Batch
-from prolap.training.terms import TERMS, InclusionConfig, Logit, active_terms, loss_config, mixes, needs_masks
+from prolap.training.config import load_config
+from prolap.training.terms import (
+    TERMS,
+    InclusionConfig,
+    Logit,
+    Term,
+    TermConfig,
+    active_terms,
+    all_terms,
+    loss_config,
+    mixes,
+    needs_masks,
+    register,
+)
 from prolap.training.terms.masked_pairs import MaskedPairsConfig
 from prolap.training.terms.pairs import PairsConfig
 from prolap.training.terms.repulsion import RepulsionConfig
@@ -285,3 +299,58 @@ def test_weight_zero_everywhere_is_refused() -> None:
         active_terms(loss_config(pairs=PairsConfig(weight=0)))
     with pytest.raises(ValueError, match="partner: got 'all'"):
         TERMS["repulsion"].loss(views(), RepulsionConfig(partner="all"), LOGIT)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NarrowConfig(TermConfig):
+    limit: float = -8.0
+
+
+class Narrow(Term):
+    """A term of a user's own: log-variances of masked captions are pulled up to a limit."""
+
+    name = "narrow"
+    config = NarrowConfig
+    needs_masks = ("text",)
+
+    def loss(self, views: Views, config: NarrowConfig, logit: Logit) -> Tensor:
+        copies, _ = views.stacked("text")
+        return (config.limit - copies.logvar).relu().mean()
+
+
+@pytest.fixture
+def narrow() -> Iterator[type[Term]]:
+    yield register(Narrow)
+    del TERMS["narrow"]
+
+
+def test_a_term_of_ones_own_has_options_and_gets_the_masks_that_it_needs(narrow: type[Term]) -> None:
+    loss = load_config(overrides=["loss.narrow.weight=2", "loss.narrow.limit=1"]).loss
+    assert (loss.narrow.weight, loss.narrow.limit) == (2.0, 1.0)
+    assert needs_masks(loss) >= {"text"}
+    assert needs_masks(loss_config(narrow=NarrowConfig(weight=1))) == {"text"}
+    assert pickle.loads(pickle.dumps(loss)) == loss
+    losses, _ = all_terms(views(), loss_config(narrow=NarrowConfig(weight=1)), LOGIT)
+    assert list(losses) == ["pairs", "narrow"]
+    with pytest.raises(ValueError, match="loss.*narrow.*want another name"):
+        register(type("Other", (Narrow,), {}))
+
+
+def test_a_term_that_does_not_say_what_it_needs_is_told_so() -> None:
+    unmasked = replace(views(), masked_text=None)
+    with pytest.raises(ValueError, match="masked text: .* the term's `needs_masks`"):
+        Narrow().loss(unmasked, NarrowConfig(), LOGIT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "no name"}, "Wrong.name: got 'no name', want an identifier"),
+        ({"config": dict}, "Wrong.config: got <class 'dict'>, want a frozen dataclass with defaults"),
+        ({"needs_masks": "text"}, r"Wrong.needs_masks: got 'text', want a tuple of names in \('audio', 'text'\)"),
+    ],
+)
+def test_a_term_that_lacks_something_is_not_registered(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        register(type("Wrong", (Narrow,), change))
+    assert "narrow" not in TERMS
