@@ -46,6 +46,11 @@ def coarsest(*tensors: Tensor) -> torch.dtype:
     return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
 
+def check(apart: float, allowed: float, message: str) -> None:
+    """Every comparison here ends in this one; NaN is no agreement."""
+    assert apart <= allowed, message
+
+
 def assert_same(
     value: Tensor | float,
     truth: Tensor | float,
@@ -72,7 +77,7 @@ def assert_same(
     apart = (value - truth)[finite].abs()
     worst = float(apart.max()) if apart.numel() else 0.0
     allowed = bound(dtype, terms, scale)
-    assert worst <= allowed, f"{name}: {worst:.2e} apart, {allowed:.2e} allowed ({terms:g} eps of {scale:.2e})"
+    check(worst, allowed, f"{name}: {worst:.2e} apart, {allowed:.2e} allowed ({terms:g} eps of {scale:.2e})")
 
 
 def assert_all_same(values: Iterable[Tensor], truths: Iterable[Tensor], *, terms: float, **options: object) -> None:
@@ -105,8 +110,17 @@ def error(value: Tensor, truth: Tensor) -> float:
 
 def relative(value: Tensor, truth: Tensor) -> float:
     """|value - truth| / |truth| in the Frobenius norm; the absolute error where the truth is zero."""
-    size = float(truth.detach().double().norm())
-    return error(value, truth) / (size or 1.0)
+    return error(value, truth) / (float(truth.detach().double().norm()) or 1.0)
+
+
+def assert_near(
+    values: Iterable[Tensor], truths: Iterable[Tensor], *, terms: float, dtype: torch.dtype | None = None
+) -> None:
+    """`assert_same` in the Frobenius norm: where errors are known of a whole tensor and not of each entry."""
+    for number, (value, truth) in enumerate(zip(values, truths, strict=True)):
+        kind = coarsest(value, truth) if dtype is None else dtype
+        apart, allowed = relative(value, truth), bound(kind, terms)
+        check(apart, allowed, f"tensor {number}: {apart:.2e} of its norm apart, {allowed:.2e} allowed ({terms:g} eps)")
 
 
 def assert_as_exact_as(
@@ -131,6 +145,5 @@ def assert_as_exact_as(
         size = float(truth.detach().double().norm()) or 1.0
         size = size if scales is None else max(size, scales[number])
         allowed = factor * error(rival, truth) + (stored + bound(inner, terms)) * size
-        assert error(value, truth) <= allowed, (
-            f"result {number}: errs by {error(value, truth):.2e}, {allowed:.2e} allowed; eager torch by {error(rival, truth):.2e}"
-        )
+        mine, theirs = error(value, truth), error(rival, truth)
+        check(mine, allowed, f"result {number}: errs by {mine:.2e}, {allowed:.2e} allowed; eager torch by {theirs:.2e}")

@@ -15,6 +15,7 @@ from prolap_kernels.ops.scores import scores_op, slopes_op
 from prolap_kernels.scores import Score
 from tests.kernels.elementwise_support import COMPILER, DEVICE, draw, gradients, matrix, names
 from tests.live_memory import peak_bytes
+from tests.tolerances import assert_all_same, assert_same
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
@@ -39,7 +40,7 @@ def test_the_matrix_compiles_and_transforms() -> None:
         torch.func.grad(total, argnums=(0, 1, 2, 3))(*[t.detach() for t in inputs]),
     ):
         for a, b in zip(found, want, strict=True):
-            torch.testing.assert_close(a, b)
+            assert_same(a, b, terms=5 + 3 + 4)
     first = torch.autograd.grad(total(*inputs), inputs, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives are not implemented; backend='reference'"):
         torch.autograd.grad(first[0].sum(), inputs)
@@ -78,8 +79,8 @@ def test_variances_beyond_the_limit_stand_still_and_nan_stays() -> None:
     found = pairwise_score(z, z, score="inclusion")
     tail = 0.5 * torch.log(torch.tensor(0.5))
     assert found[0, 1] == 10.0  # kappa t alone: both variances count as e^-40
-    torch.testing.assert_close(found[1, 2], 40.0 + tail)
-    torch.testing.assert_close(found[0, 3], 60.0 + tail)
+    assert_same(found[1, 2], 40.0 + tail, terms=2)
+    assert_same(found[0, 3], 60.0 + tail, terms=2)
     broken = Gaussian(torch.zeros(1, 1), torch.full((1, 1), float("nan")))
     assert pairwise_score(broken, z, score="inclusion").isnan().all()
 
@@ -129,9 +130,8 @@ def test_blocks_and_eager_pieces_change_no_value(score: Score, monkeypatch: pyte
     monkeypatch.setattr(elementwise, "EAGER_CELLS", 8)
     assert len(list(elementwise._blocks(x, y))) == 4 * 3
     parted = matrix(score, x, y, "chunked")
-    torch.testing.assert_close(parted, whole, rtol=4 * torch.finfo(torch.float32).eps, atol=1e-6)
-    for got, want in zip(gradients(parted, weight, x, y), grads, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * max(float(want.abs().max()), 1.0))
+    assert_same(parted, whole, terms=6)
+    assert_all_same(gradients(parted, weight, x, y), grads, terms=7 + 5 + 6)
 
 
 @pytest.mark.parametrize(

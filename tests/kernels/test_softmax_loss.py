@@ -8,9 +8,7 @@ import torch
 from prolap_kernels import (
     infonce_loss,
 )
-from tests.kernels.common import (
-    relative,
-)
+from tests.tolerances import assert_near, assert_same, likely
 
 
 @pytest.mark.parametrize("scale", [10.0, 80.0])
@@ -27,8 +25,8 @@ def test_softmax_keeps_its_small_terms(scale: float) -> None:
     cosine = (x @ x.T).double().fill_diagonal_(-1).amax(1)
     expected = torch.exp(scale * (cosine - 1))  # of the largest other alone, a lower bound
     assert (found[torch.float64][0] >= expected.mean() * (1 - 1e-6)).all()
-    for mine, want in zip(found[torch.float32], found[torch.float64], strict=True):
-        assert relative(mine, want) <= 4 * scale * torch.finfo(torch.float32).eps
+    # p is a quotient of two exponentials, whose logits (of size `scale` and below) are sums over 16 dimensions
+    assert_near(found[torch.float32], found[torch.float64], terms=2 * scale + likely(24 + 24 + 16), dtype=torch.float32)
 
 
 def test_softmax_of_rows_without_positives_far_from_zero() -> None:
@@ -37,5 +35,5 @@ def test_softmax_of_rows_without_positives_far_from_zero() -> None:
     ids = torch.tensor([0, 1, 2]), torch.tensor([0, 7, 8])
     loss = infonce_loss(x, y, 1.0, x_id=ids[0], y_id=ids[1])
     grads = torch.autograd.grad(loss, [x, y])
-    torch.testing.assert_close(loss, torch.tensor(3.0).log())
+    assert_same(loss, torch.tensor(3.0).log(), terms=4)
     assert all(torch.isfinite(g).all() for g in grads)
