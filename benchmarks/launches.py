@@ -6,7 +6,6 @@ import importlib
 import pkgutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import product
 from typing import Any, NamedTuple
 from unittest import mock
@@ -47,8 +46,14 @@ class AbsentDriver:
 def shipped_kernels() -> set[str]:
     """Names of all kernels of the package; functions that only kernels call ask for no program id."""
     modules = [importlib.import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
-    found = {k for module in modules for k in vars(module).values() if isinstance(k, JITFunction)}
-    return {k.__name__ for k in found if "tl.program_id" in k.src}
+    functions = {k for module in modules for k in vars(module).values() if isinstance(k, JITFunction)}
+    return {k.__name__ for k in functions if "tl.program_id" in k.src}
+
+
+def missing(facts: Sequence[Facts], only: Collection[str] = ()) -> list[str]:
+    """Kernels of the package, or those named, that no launch compiled."""
+    names = (set(only) or shipped_kernels()) - {f.kernel for f in facts}
+    return [f"{name}: never compiled; add a launch to benchmarks/launches.py" for name in sorted(names)]
 
 
 class Form(NamedTuple):
@@ -123,7 +128,7 @@ def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> N
         matched.matched_gradients(mean, logvar, results, shares, g, rows, links, (True, True))
 
 
-def run_tiles(scores: Sequence[Score]) -> None:
+def run_elementwise(scores: Sequence[Score]) -> None:
     """A block of the matrix and the gradients of both sides of these scores."""
     z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
     for score in scores:
@@ -132,47 +137,49 @@ def run_tiles(scores: Sequence[Score]) -> None:
             elementwise.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
 
 
-def _replaced(table: Any, form: tuple[int, ...]) -> Any:
-    """A tile table with `form` in all its rows."""
+def _replaced(table: Any, numbers: tuple[int, ...]) -> Any:
+    """A table of configurations with these numbers in all its rows."""
     if isinstance(table, dict):
-        return {key: type(row)(*form) for key, row in table.items()}
-    return type(table)(*form)
+        return {key: type(row)(*numbers) for key, row in table.items()}
+    return type(table)(*numbers)
 
 
 def compile_launches(
-    chip: Chip, forms: dict[str, tuple[int, ...]], only: Collection[str] = (), main: bool = False
+    chip: Chip, tables: dict[str, tuple[int, ...]], only: Collection[str] = (), main: bool = False
 ) -> list[Facts]:
-    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`; main: in bfloat16 and the
-    MAIN forms alone."""
+    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`.
+
+    tables: numbers to try in every row of a table of configurations; main: in bfloat16 and the MAIN forms alone.
+    """
     facts: dict[tuple[str, str], Facts] = {}
 
-    def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], form: Any) -> None:
-        configuration = _configuration(kernel, args, constants, form)
-        if (kernel.__name__, configuration) in facts or (only and kernel.__name__ not in only):
+    def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], config: Any) -> None:
+        key = kernel.__name__, _configuration(kernel, args, constants, config)
+        if key in facts or (only and kernel.__name__ not in only):
             return
         start = time.perf_counter()
-        options = configs.launch_options(form)
+        options = configs.launch_options(config)
         if chip.backend == "hip":  # as there, where torch itself says so
             options.pop("maxnreg", None)
         compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
-        matrix = "tl.dot" in kernel.src + "".join(_called(kernel))
-        needs_matrix = matrix and _dtype(args).itemsize == 2
         seconds = time.perf_counter() - start
-        facts[kernel.__name__, configuration] = read(
-            compiled, chip, kernel.__name__, configuration, needs_matrix, seconds, _pairs(kernel, constants, form, chip)
+        products = "tl.dot" in kernel.src + "".join(_called(kernel))
+        facts[key] = Facts(
+            *key,
+            chip.name,
+            needs_matrix=products and _dtype(args).itemsize == 2,
+            **read(compiled, chip),
+            seconds=round(seconds, 2),
+            pairs=_pairs(kernel, constants, config, chip),
         )
 
     dtypes = tuple(dtype for kind, dtype in configs.ACCUMULATE if kind == chip.kind)
     driver.set_active(AbsentDriver(chip))
-    changes = {name: _replaced(getattr(configs, name), form) for name, form in forms.items()}
-    answers = {
-        **changes, "launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)
-    }  # fmt: skip
-    with ExitStack() as stack:
-        for name, value in answers.items():
-            stack.enter_context(mock.patch.object(configs, name, value))
+    answers = {name: _replaced(getattr(configs, name), numbers) for name, numbers in tables.items()}
+    answers |= {"launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)}
+    with mock.patch.multiple(configs, **answers):
         run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
-        run_tiles(TILES[:1] if main else TILES)
+        run_elementwise(TILES[:1] if main else TILES)
     return list(facts.values())
 
 
@@ -193,31 +200,19 @@ def _dtype(args: Any) -> torch.dtype:
     return dtype
 
 
-def _pairs(kernel: Any, constants: dict[str, Any], form: Any, chip: Chip) -> float:
+def _pairs(kernel: Any, constants: dict[str, Any], config: Any, chip: Chip) -> float:
     """Pairs that a thread of a pair kernel works on, 0 for other kernels."""
     if not kernel.__name__.endswith("_tile"):
         return 0.0
-    return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (form.warps * chip.warp))
+    return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (config.warps * chip.warp))
 
 
-SHOWN = (
-    "IDS",
-    "SWAPPED",
-    "NEGATIVES_ONLY",
-    "WEIGHTED",
-    "STORE",
-    "SUMS",
-    "STATS",
-    "GIVEN",
-    "OFFSETS",
-    "TRANSPOSED",
-    "MODE",
-    "PER_ROW",
-)
+SHOWN = ("IDS", "SWAPPED", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "GIVEN", "OFFSETS", "TRANSPOSED", "MODE",
+         "PER_ROW")  # fmt: skip
 
 
-def _configuration(kernel: JITFunction, args: Any, constants: dict[str, Any], form: Any) -> str:
-    """dtype, tile, the flags that are set and the sizes that are no multiple of 16; one line tells what was compiled."""
+def _configuration(kernel: JITFunction, args: Any, constants: dict[str, Any], config: Any) -> str:
+    """dtype, configuration, the flags that are set and the sizes that are no multiple of 16: what was compiled, in one line."""
     kind = str(_dtype(args)).removeprefix("torch.")
     flags = [f"{k}={v:d}" for k, v in constants.items() if k in SHOWN and (v or k == "MODE")]
     flags += [f"{k}={v.__module__.split('.')[-1]}" for k, v in constants.items() if isinstance(v, JITFunction)]
@@ -225,4 +220,4 @@ def _configuration(kernel: JITFunction, args: Any, constants: dict[str, Any], fo
     # Triton compiles these apart: loads of rows that start anywhere do not vectorise
     sizes = zip(kernel.params, args, strict=False)
     odd = [f"{p.name}%16" for p, n in sizes if type(n) is int and n > 1 and n % 16 and not p.do_not_specialize]
-    return " ".join([kind, "x".join(str(int(n)) for n in form), *flags, *tf32, *odd])
+    return " ".join([kind, "x".join(str(int(n)) for n in config), *flags, *tf32, *odd])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Chip(NamedTuple):
-    """A compilation target; `kind` names its rows in the tile tables, `shared` its bytes of shared memory per block."""
+    """A compilation target; `kind` names its rows in tables of configurations, `shared` its bytes of shared memory per block."""
 
     name: str
     backend: str
@@ -56,32 +56,25 @@ class Facts(NamedTuple):
     seconds: float
     pairs: float = 0.0
 
-    def cells(self) -> tuple[str, ...]:
-        """The columns of the printed table."""
-        numbers = (self.registers, self.shared, self.stack, self.spills, self.matrix, self.special, self.instructions)
-        per_pair = (f"{n / self.pairs:.1f}" if self.pairs else "" for n in (self.instructions, self.special))
-        return (self.kernel, self.configuration, self.chip, *map(str, numbers), *per_pair, f"{self.seconds:.1f}")
-
 
 def violations(facts: Facts) -> list[str]:
     """What the gate forbids, one line each."""
     limit = CHIPS[facts.chip].shared
-    found = {
+    rules = {
         "no machine code": facts.instructions == 0,
         f"stack of {facts.stack} bytes": facts.stack > 0,
         f"{facts.spills} spills": facts.spills > 0,
         f"{facts.shared} bytes of shared memory, the chip has {limit}": facts.shared > limit,
         "no matrix instruction": facts.needs_matrix and facts.matrix == 0,
     }
-    return [f"{facts.kernel} [{facts.configuration}] on {facts.chip}: {what}" for what, bad in found.items() if bad]
+    return [
+        f"{facts.kernel} [{facts.configuration}] on {facts.chip}: {what}" for what, broken in rules.items() if broken
+    ]
 
 
-def read(
-    compiled: Any, chip: Chip, kernel: str, configuration: str, needs_matrix: bool, seconds: float, pairs: float = 0.0
-) -> Facts:
-    """Facts of one `triton` CompiledKernel."""
-    counts = _amd(compiled, chip) if chip.backend == "hip" else _nvidia(compiled, chip)
-    return Facts(kernel, configuration, chip.name, needs_matrix, **counts, seconds=round(seconds, 2), pairs=pairs)
+def read(compiled: Any, chip: Chip) -> dict[str, int]:
+    """The counts of `Facts` for one `triton` CompiledKernel."""
+    return _amd(compiled, chip) if chip.backend == "hip" else _nvidia(compiled, chip)
 
 
 def _nvidia(compiled: Any, chip: Chip) -> dict[str, int]:

@@ -62,7 +62,7 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
 
 def test_the_gate_fails_on_forms_that_spill_or_do_not_fit() -> None:
     some = ("--chips", "sm_90", "--jobs", "1", "--only", "matched_gradients_kernel", "half_trace_kernel", "accumulate")
-    run = gate(*some, "--form", "MATCHED_BACK=16,512,4", "ACCUMULATE=128,128,32,8,16")
+    run = gate(*some, "--config", "MATCHED_BACK=16,512,4", "ACCUMULATE=128,128,32,8,16")
     assert run.returncode == 1
     found = [line for line in run.stdout.splitlines() if line.startswith("violation:")]
     assert any("matched_gradients" in line and "spills" in line for line in found)
@@ -92,7 +92,7 @@ def test_kernels_without_products_need_no_matrix_instruction() -> None:
 
 
 def test_a_kernel_that_nothing_launches_is_missed() -> None:
-    code = "from benchmarks.compile_check import missing; print('|'.join(missing([])))"
+    code = "from benchmarks.launches import missing; print('|'.join(missing([])))"
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     for kernel in (
