@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from prolap.config.loading import to_dict
 from prolap.data import open_data
 from prolap.evaluation.embed import embed_masked_texts, embed_sounds
 from prolap.training.train import train
@@ -27,7 +28,7 @@ def test_trains_saves_and_embeds_the_same_after_loading(data: Path, tmp_path: Pa
     result = train(config, progress=False)
     assert (result.step, result.stopped) == (3, "finished")
     model, sounds = load_model(tmp_path / "run", "last"), open_data(config, "test")
-    assert model.config == config
+    assert to_dict(model.config).items() <= to_dict(config).items()
     with torch.no_grad():
         audio, frames = sounds.features_batch(range(4))
         direct = model.encode_audio(audio, frames)
