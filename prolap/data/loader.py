@@ -38,15 +38,13 @@ class Loader:
 
     Each epoch is a new order of the clips by (seed, epoch), the data set's own `order(seed, epoch)` where it has that method (it
     may name a clip several times); what does not fill a batch is left out. The caption of a clip, and the crop of a longer
-    file, are drawn by (seed, epoch, index), anew each time that a clip returns within an epoch. Mixtures (`prolap.data.mixing`)
-    are made if `mixes`, or, where that is None, if `config.mix.share` asks for them. Nothing depends on `config.workers`.
+    file, are drawn by (seed, epoch, index), anew each time that a clip returns within an epoch. `mixes` says whether batches
+    hold mixtures (`prolap.data.mixing`). Nothing depends on `config.workers`.
 
     Errors: ValueError if the data set has fewer clips than a batch; ConfigError for mixtures that cannot be made.
     """
 
-    def __init__(
-        self, data: AudioTextData, tokenizer: Tokenizer, config: BaseConfig, mixes: bool | None = None
-    ) -> None:
+    def __init__(self, data: AudioTextData, tokenizer: Tokenizer, config: BaseConfig, mixes: bool = False) -> None:
         self.data = data
         self.tokenizer = tokenizer
         self.config = config
@@ -57,7 +55,7 @@ class Loader:
             what = "overfit" if config.overfit else "batch_size"
             raise ValueError(f"{what} is {size}, but {data.name} has only {len(data)} clips")
         self.size = size
-        self.mixer = Mixer(data, tokenizer, config) if (config.mix.share > 0 if mixes is None else mixes) else None
+        self.mixer = Mixer(data, tokenizer, config) if mixes else None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,7 +1,7 @@
 """MixProLAP's mixtures: two rows of a batch as one sound, their captions as one sentence.
 
-P (Interspeech 2026, paper 360): a_ij = alpha * a_i + (1 - alpha) * a_j with alpha from U(0.5, 1), for half of a batch, at three
-levels; captions joined by "and" or "while". R, where the public summaries are silent:
+Published (Interspeech 2026, paper 360): a_ij = alpha * a_i + (1 - alpha) * a_j with alpha from U(0.5, 1), for half of a batch, at
+three levels; captions joined by "and" or "while". Our reading, where the public summaries are silent:
 - the rows that are mixed are the first of the batch; the partner is any row of it with another clip;
 - a pair keeps its partner and its joined caption on all levels, whose alphas are drawn together and sorted, the purest first;
 - waveforms are added as they are, not made equally loud, and as training hears them: cropped and augmented. SpecAugment is left
@@ -41,7 +41,7 @@ class Audible(Protocol):
 
 
 class Plan(NamedTuple):
-    """Who is mixed with whom, and how."""
+    """Which rows are mixed, in which shares, and the words that join their captions."""
 
     partner: np.ndarray
     """[b] rows of the batch."""
@@ -54,10 +54,6 @@ class Plan(NamedTuple):
 def check(config: BaseConfig) -> None:
     """Raise ConfigError for options that do not go with mixtures."""
     mix, size = config.mix, config.overfit or config.batch_size
-    if mix.levels < 1:
-        raise ConfigError(f"mix.levels: got {mix.levels}, want 1 or more.")
-    if not 0 <= mix.alpha[0] <= mix.alpha[1] <= 1:
-        raise ConfigError(f"mix.alpha: got {mix.alpha}, want two numbers from 0 to 1, the lower first.")
     if size < 2:
         name = "overfit" if config.overfit else "batch_size"
         raise ConfigError(

@@ -27,9 +27,9 @@ class GPT2(TextEncoder):
     that are not 0, less one ("msclap"): the same place unless the caption holds a "!" of its own. The model is causal, so
     padding reaches nothing that is read.
 
-    A masked token's embedding becomes a learned one and keeps its position ("substitute"; R: ProLIP replaces tokens by a
-    sentinel), or the token is taken out as if the caption had been written without it ("delete"). The end token, the lone
-    space that the tokenizer puts before it, and padding are never masked.
+    A masked token's embedding becomes a learned one and keeps its position ("substitute"; our reading: ProLIP replaces
+    tokens by a sentinel), or the token is taken out as if the caption had been written without it ("delete"). The end token,
+    the lone space that the tokenizer puts before it, and padding are never masked.
     """
 
     name = "gpt2"

@@ -41,7 +41,7 @@ def config(data: Path) -> Config:
 @pytest.fixture(scope="module")
 def batch(config: Config) -> Batch:
     found = open_data(config, "train", **QUIET)
-    return Loader(found, vocabulary(), config).batch(0)
+    return Loader(found, vocabulary(), config, config.mixes).batch(0)
 
 
 def vocabulary() -> WordVocabulary:
