@@ -40,7 +40,6 @@ TEST = [
     "numpy<2.4",  # triton's interpreter cannot run loops with run-time bounds on newer ones
 ]
 BENCH = [
-    "pytest-benchmark>=4",
     "matplotlib>=3.8",  # plots
     "pykeops>=2.2",  # sums over pairs by symbolic formulas, CPU (with a C++ compiler) and GPU
     # the losses that ours are measured beside; they run on GPUs alone

@@ -43,28 +43,13 @@ class Case(NamedTuple):
     checkpointing: bool = False
 
 
-CPU = (
-    Case("quickstart", 256),
-    Case("quickstart", 1024),
-    Case("quickstart", 4096),
-    Case("quickstart", 1024, 128),
-    Case("quickstart", 4096, 128),
-    Case("published", 2),
-    Case("published", 4),
-    Case("published", 8),
-    Case("published", 8, 0, True),
-    Case("published", 8, 2),
-    Case("published", 16, 2),
-)
-CUDA = (
-    *CPU,
-    Case("published", 64),
-    Case("published", 64, 0, True),
-    Case("published", 64, 32),
-    Case("published", 256, 32),
-    Case("published", 2048, 32),
-    Case("published", 2048, 64, True),
-)
+CPU = tuple(Case(*row) for row in (
+    ("quickstart", 256), ("quickstart", 1024), ("quickstart", 4096), ("quickstart", 1024, 128), ("quickstart", 4096, 128),
+    ("published", 2), ("published", 4), ("published", 8), ("published", 8, 0, True), ("published", 8, 2), ("published", 16, 2),
+))  # fmt: skip
+CUDA = CPU + tuple(Case("published", *row) for row in (
+    (64,), (64, 0, True), (64, 32), (256, 32), (2048, 32), (2048, 64, True),
+))  # fmt: skip
 MICRO = (Case("micro", 2), Case("micro", 4), Case("micro", 4, 0, True), Case("micro", 4, 2))
 
 

@@ -73,20 +73,11 @@ class Form(NamedTuple):
 MAIN = (Form(), Form(ids=True), Form(given=True))
 """What training asks for."""
 OTHER = (
-    Form(store=False, sums=False),
-    Form(ids=True, negatives_only=True),
-    Form(negatives_only=True),
-    Form(ids=True, weighted=True),
-    Form(stats=True, ids=True),
-    Form(stats=True),
-    Form(sums=False),
-    Form(store=False),
-    Form(ids=True, store=False, sums=False),
-    Form(offsets=False),
-    Form(given=True, ids=True, stats=True),
-    Form(given=True, store=False, sums=False),
-    Form(weighted=True, stats=True, ids=True, negatives_only=True),
-)
+    Form(store=False, sums=False), Form(ids=True, negatives_only=True), Form(negatives_only=True),
+    Form(ids=True, weighted=True), Form(stats=True, ids=True), Form(stats=True), Form(sums=False), Form(store=False),
+    Form(ids=True, store=False, sums=False), Form(offsets=False), Form(given=True, ids=True, stats=True),
+    Form(given=True, store=False, sums=False), Form(weighted=True, stats=True, ids=True, negatives_only=True),
+)  # fmt: skip
 
 
 def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:

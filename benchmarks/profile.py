@@ -2,11 +2,11 @@
 
     python -m benchmarks.profile csd-sigmoid --device cuda --dtype bfloat16 --shape 16384 16384 768
     python -m benchmarks.profile csd-sigmoid --peer eager                       # operations, on a CPU
-    python -m benchmarks.profile inclusion-sigmoid                              # a tile: no limit to compare with
+    python -m benchmarks.profile inclusion-sigmoid                              # elementwise: no limit to compare with
 
 A line per kernel (operation, on a CPU) and call: time, flops, bytes of its operands read or written once, and the share of what
-the device reached in the same run: of the vendor's three matrix products by flops, of a large copy by bytes. Flops and bytes
-stand where they are known: products of torch and the Triton kernels of the pair engine. Tiles, which are no matrix products, have
+the device reached in the same run: of the vendor's three matrix products by flops, of a large copy by bytes. Flops and bytes are
+known of products of torch and of the Triton kernels of the pair engine. Elementwise scores, which are no matrix products, have
 elements (N M D) per second instead.
 """
 
@@ -17,8 +17,10 @@ import math
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -33,15 +35,18 @@ from .measure import seconds, summary
 from .peers import LIMIT, PEERS, refusal
 from .records import ROOT, stamp
 
-STEPS = 5
+WARM_UP, STEPS = 3, 5
 NCU_SECTIONS = ("SpeedOfLight", "LaunchStats", "Occupancy", "MemoryWorkloadAnalysis")
 
 
+@dataclass
 class Work:
-    """Calls, seconds, flops and bytes of one kernel over all steps."""
+    """What one kernel did over all steps."""
 
-    def __init__(self) -> None:
-        self.calls, self.seconds, self.flops, self.bytes = 0, 0.0, 0.0, 0.0
+    calls: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
 
 
 def launch_work(kernel: Any, args: Sequence[object]) -> tuple[float, float]:
@@ -58,7 +63,7 @@ def launch_work(kernel: Any, args: Sequence[object]) -> tuple[float, float]:
 
 
 @contextmanager
-def recorded(found: dict[str, Work]) -> Iterator[None]:
+def recorded(works: dict[str, Work]) -> Iterator[None]:
     """Notes what every Triton launch of the pair engine has to do."""
     try:
         from prolap_kernels.backends.triton import configs
@@ -68,10 +73,9 @@ def recorded(found: dict[str, Work]) -> Iterator[None]:
     start = configs.launch
 
     def launch(kernel: Any, programs: int, args: Sequence[object], *rest: Any) -> None:
-        work = found.setdefault(kernel.__name__, Work())
         flops, size = launch_work(kernel, args)
-        work.flops += flops
-        work.bytes += size
+        works[kernel.__name__].flops += flops
+        works[kernel.__name__].bytes += size
         start(kernel, programs, args, *rest)
 
     with mock.patch.object(configs, "launch", launch):
@@ -80,78 +84,78 @@ def recorded(found: dict[str, Work]) -> Iterator[None]:
 
 def gather(loss: Loss, batch: Batch, device: str) -> dict[str, Work]:
     """Work by kernel or operation over STEPS calls."""
-    found: dict[str, Work] = {}
+    works: dict[str, Work] = defaultdict(Work)
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    for _ in range(3):
-        batch.clear()
-        train(loss, batch)
-    noted = nullcontext() if batch.case.is_elementwise else recorded(found)
-    with noted, profile(activities=activities, record_shapes=True, acc_events=True) as trace:
-        for _ in range(STEPS):
+
+    def run(calls: int) -> None:
+        for _ in range(calls):
             batch.clear()
             train(loss, batch)
+
+    run(WARM_UP)
+    launches = nullcontext() if batch.case.is_elementwise else recorded(works)
+    with launches, profile(activities=activities, record_shapes=True, acc_events=True) as trace:
+        run(STEPS)
         if device == "cuda":
             torch.cuda.synchronize()
     size = batch.x.mean.element_size()
     for event in trace.events():
         on_device = event.device_type == DeviceType.CUDA
         if on_device or device == "cpu":
-            work = found.setdefault(event.name, Work())
+            work = works[event.name]
             work.calls += 1
             work.seconds += (event.self_device_time_total if on_device else event.self_cpu_time_total) / 1e6
         product = operands(event.name, event.input_shapes)
         if product:
-            for name in {k.name for k in event.kernels} if device == "cuda" else {event.name}:
-                work = found.setdefault(name, Work())
-                m, k, n = product
-                work.flops += 2 * m * k * n
-                work.bytes += size * (m * k + k * n + m * n)
-    return {name: work for name, work in found.items() if work.calls or work.flops}
+            m, k, n = product
+            for name in {kernel.name for kernel in event.kernels} if device == "cuda" else {event.name}:
+                works[name].flops += 2 * m * k * n
+                works[name].bytes += size * (m * k + k * n + m * n)
+    return {name: work for name, work in works.items() if work.calls or work.flops}
 
 
 def operands(name: str, shapes: Sequence[Sequence[int]]) -> tuple[int, int, int] | None:
     """m, k, n of torch's product [m, k] @ [k, n]; None of other operations."""
-    place = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}.get(name)
-    if place is None:
+    first = {"aten::mm": 0, "aten::addmm": 1, "aten::addmm_": 1}.get(name)
+    if first is None:
         return None
-    (m, k), (_, n) = shapes[place : place + 2]
+    (m, k), (_, n) = shapes[first : first + 2]
     return m, k, n
 
 
 def rates(batch: Batch, device: str) -> tuple[float, float]:
-    """Flops per second of the three vendor products on this batch (NaN of a tile), bytes per second of a copy."""
+    """Flops per second of the three vendor products on this batch (NaN of an elementwise score), bytes per second of a copy."""
     products = PEERS[LIMIT].build()
     source = torch.randn(1 << (27 if device == "cuda" else 24), device=device)
     target = torch.empty_like(source)
 
     def median(work: Callable[[], object]) -> float:
-        return float(summary([seconds(work, device) for _ in range(8)][3:])["seconds"])  # type: ignore[arg-type]
+        return float(summary([seconds(work, device) for _ in range(8)][3:])["seconds"])
 
     flops = math.nan if batch.case.is_elementwise else batch.flops() / median(lambda: products(batch))
     return flops, 2 * source.nbytes / median(lambda: target.copy_(source))
 
 
-def print_table(found: dict[str, Work], best: tuple[float, float], rows: int, elements: int = 0) -> None:
-    """elements: of a tile, 0 of others."""
-    total = sum(work.seconds for work in found.values())
-    print(
-        f"{'kernel or operation':<52}{'calls':>7}{'ms':>10}{'share':>7}{'Gflop':>10}{'of limit':>10}{'MB':>10}{'of copy':>9}"
-    )
-    for name, work in sorted(found.items(), key=lambda item: -item[1].seconds)[:rows]:
-        span = work.seconds or float("inf")
+def print_table(works: dict[str, Work], best: tuple[float, float], rows: int, elements: int = 0) -> None:
+    """elements: of an elementwise score, 0 of others."""
+    total = sum(work.seconds for work in works.values())
+    head = ("calls", "ms", "share", "Gflop", "of limit", "MB", "of copy")
+    print(f"{'kernel or operation':<52}" + "".join(f"{title:>10}" for title in head))
+    for name, work in sorted(works.items(), key=lambda item: -item[1].seconds)[:rows]:
+        span = work.seconds or math.inf
+        cells = [f"{work.calls / STEPS:.0f}", f"{1e3 * work.seconds / STEPS:.3f}", f"{work.seconds / total:.0%}"]
         share = "-" if math.isnan(best[0]) else f"{work.flops / span / best[0]:.0%}"
-        known = [f"{work.flops / STEPS / 1e9:.2f}", share] if work.flops else ["-", "-"]
-        known += [f"{work.bytes / STEPS / 1e6:.1f}", f"{work.bytes / span / best[1]:.0%}"] if work.bytes else ["-", "-"]
-        print(f"{name[:50]:<52}{work.calls / STEPS:>7.0f}{1e3 * work.seconds / STEPS:>10.3f}{work.seconds / total:>7.0%}"
-              f"{known[0]:>10}{known[1]:>10}{known[2]:>10}{known[3]:>9}")  # fmt: skip
+        cells += [f"{work.flops / STEPS / 1e9:.2f}", share] if work.flops else ["-", "-"]
+        cells += [f"{work.bytes / STEPS / 1e6:.1f}", f"{work.bytes / span / best[1]:.0%}"] if work.bytes else ["-", "-"]
+        print(f"{name[:50]:<52}" + "".join(f"{cell:>10}" for cell in cells))
     bound = f"{elements * STEPS / total:.3g} elements/s" if elements else f"the limit here: {best[0]:.3g} flop/s"
     print(f"total {1e3 * total / STEPS:.3f} ms a call; {bound}, a copy: {best[1]:.3g} bytes/s")
 
 
 def ncu_command(args: argparse.Namespace) -> list[str]:
     """Nsight Compute over one call; clocks stay as they are."""
-    chosen = [word for name in NCU_SECTIONS for word in ("--section", name)]
-    return ["ncu", "--clock-control", "none", *chosen, sys.executable, "-m",
+    sections = [word for name in NCU_SECTIONS for word in ("--section", name)]
+    return ["ncu", "--clock-control", "none", *sections, sys.executable, "-m",
             "benchmarks.profile", args.case, "--bare", "--peer", args.peer, "--device", args.device, "--dtype", args.dtype,
             "--shape", *map(str, args.shape)]  # fmt: skip
 
@@ -166,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--rows", type=int, default=20, help="lines of the table (20)")
     parser.add_argument(
-        "--bare", action="store_true", help="one call after a warm-up and nothing else, for other profilers"
+        "--bare", action="store_true", help="one call after a warm-up, nothing else: for other profilers"
     )
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():

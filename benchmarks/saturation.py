@@ -36,27 +36,28 @@ def levels(shift: float, seed: int = 0) -> tuple[Gaussian, Gaussian]:
 
     mean = F.normalize(noise(WIDTH), dim=-1)
     near = F.normalize(mean + 0.3 * F.normalize(noise(WIDTH), dim=-1), dim=-1)
-    made = []
-    for centre, offset in ((mean, 0.0), (near, shift)):
+
+    def level(centre: torch.Tensor, offset: float) -> Gaussian:
         logvar = BIAS + offset + SPREAD * (noise(1) + noise(WIDTH))
-        made.append(Gaussian(centre.clone().requires_grad_(), logvar.requires_grad_()))
-    return made[0], made[1]
+        return Gaussian(centre.clone().requires_grad_(), logvar.requires_grad_())
+
+    return level(mean, 0.0), level(near, shift)
 
 
 def curves(shift: float, reduce_dims: str, convention: str) -> list[tuple[float, float, float]]:
     """(c, share of saturated rows, norm of the gradient by the log-variances of a row) for every c."""
     x, y = levels(shift)
-    found = []
+    curve = []
     for scale in SCALES:
         term = Inclusion((0, 1), scale, convention, reduce_dims)  # type: ignore[arg-type]
         (loss,), saturated = matched_losses([x, y], [term], stats=True)
         (grad,) = torch.autograd.grad(loss, y.logvar)
-        found.append((scale, float(saturated[0]), float(ROWS * grad.norm(dim=1).mean())))
-    return found
+        curve.append((scale, float(saturated[0]), float(ROWS * grad.norm(dim=1).mean())))
+    return curve
 
 
-def draw(path: Path, found: dict[tuple[str, str, str], list[tuple[float, float, float]]]) -> None:
-    """Two rows of panels: shares and gradients; a column for each convention. found: curves by convention, case, reduction."""
+def draw(path: Path, every: dict[tuple[str, str, str], list[tuple[float, float, float]]]) -> None:
+    """Two rows of panels: shares and gradients; a column for each convention. every: curves by convention, case, reduction."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -65,7 +66,7 @@ def draw(path: Path, found: dict[tuple[str, str, str], list[tuple[float, float, 
     for column, convention in enumerate(("exact", "prolip")):
         for colour, label in enumerate(SHIFTS):
             for reduce_dims, style in styles.items():
-                curve = found[convention, label, reduce_dims]
+                curve = every[convention, label, reduce_dims]
                 look = {"linestyle": style, "color": f"C{colour}", "label": f"{label}, {reduce_dims}"}
                 panels[0, column].plot([c for c, _, _ in curve], [share for _, share, _ in curve], **look)
                 size = [(c, g) for c, _, g in curve if g > 0]
@@ -88,16 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.saturation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "saturation.png", metavar="FILE")
-    options = parser.parse_args(argv)
-    found = {
+    args = parser.parse_args(argv)
+    every = {
         (convention, label, reduce_dims): curves(shift, reduce_dims, convention)
         for convention in ("exact", "prolip")
         for label, shift in SHIFTS.items()
         for reduce_dims in REDUCE_DIMS
     }
-    for names, curve in found.items():
+    for names, curve in every.items():
         print(", ".join(names) + ": " + "; ".join(f"c={c:.0e} {share:.2f} {g:.1e}" for c, share, g in curve[::4]))
-    draw(options.out, found)
+    draw(args.out, every)
     return 0
 
 

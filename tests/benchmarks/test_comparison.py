@@ -65,6 +65,14 @@ def test_cases_look_like_training() -> None:
         assert all(float(g.abs().max()) > 1e-6 for g in found.values() if g is not None)
 
 
+def test_one_call_forward_and_backward_fills_every_leaf() -> None:
+    batch = make_batch(cases()["csd-softmax"], (6, 6, 4), "cpu", torch.float32)
+    train(ours(), batch)
+    assert all(leaf.grad is not None for leaf in batch.leaves.values())
+    batch.clear()
+    assert all(leaf.grad is None for leaf in batch.leaves.values())
+
+
 @pytest.mark.parametrize("name", ["csd-sigmoid", "wasserstein2-softmax"])
 def test_the_limit_is_the_three_products(name: str) -> None:
     batch = make_batch(cases()[name], (5, 4, 3), "cpu", torch.float32)

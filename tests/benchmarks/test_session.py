@@ -1,4 +1,4 @@
-"""What becomes of measurements: sessions on a GPU, targets, profiles, tables and the documents that show them."""
+"""Sessions on a GPU: sections, budget, what a later session keeps, and the targets."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loss_tables, records, report, run
-from benchmarks.cases import cases, make_batch, ours, train
-from benchmarks.eager import eager
-from benchmarks.peers import EAGER, LIMIT, OURS
-from benchmarks.profile import STEPS, gather
-from benchmarks.profile import main as profile_main
+from benchmarks import loss_tables, run
+from benchmarks.peers import LIMIT, OURS
 from benchmarks.session import DRY, REAL, Session
 from benchmarks.targets import judged
 
@@ -92,76 +88,3 @@ def test_targets_are_judged_by_what_was_measured() -> None:
     assert found["PPCL over our SigLIP, B=65536, D=768"]["passed"] is True
     assert found["launches of the forward call, B=256, D=1024"]["passed"] is True
     assert found["PPCL over three products, B=65536, D=512"]["passed"] is None
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted kernels run without a GPU")
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # in rows that only pad a tile
-def test_the_profile_counts_the_flops_of_the_three_products() -> None:
-    batch = make_batch(cases()["csd-sigmoid"], (32, 24, 16), "cpu", torch.float32)
-    for loss in (eager, ours("triton")):
-        found = gather(loss, batch, "cpu")
-        assert sum(work.flops for work in found.values()) == STEPS * batch.flops()
-        assert all(work.bytes > 0 for work in found.values() if work.flops)
-
-
-def test_the_profile_prints_a_table_and_the_command_for_counters(capsys: pytest.CaptureFixture[str]) -> None:
-    assert profile_main(["csd-sigmoid", "--shape", "64", "64", "32", "--peer", EAGER, "--device", "cpu"]) == 0
-    text = capsys.readouterr().out
-    assert "aten::mm" in text
-    assert "ncu --clock-control none" in text
-    assert profile_main(["csd-sigmoid", "--shape", "8", "8", "8", "--bare", "--device", "cpu"]) == 0
-    with pytest.raises(SystemExit, match="2"):
-        profile_main(["dot-softmax", "--peer", "memeff", "--device", "cpu"])
-
-
-@pytest.mark.parametrize("path", report.DOCUMENTS, ids=lambda p: p.name)
-def test_the_documents_show_what_the_result_files_hold(path: Path) -> None:
-    text = path.read_text()
-    assert report.filled(text, path.name) == text
-
-
-def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = tmp_path / "page.md"
-    marks = "".join(f"<!-- report: {name} -->\n<!-- end -->\n" for name in report.SECTIONS)
-    document.write_text(f"before\n{marks}after\n")
-    monkeypatch.setattr(report, "DOCUMENTS", (document,))
-    report.main([])
-    report.main(["--check"])
-    written = document.read_text()
-    assert written.startswith("before\n")
-    assert written.endswith("after\n")
-    document.write_text(written.replace("<!-- report: losses -->\n", "<!-- report: losses -->\n0.001 ms\n"))
-    with pytest.raises(SystemExit, match="page.md does not show"):
-        report.main(["--check"])
-    document.write_text(written.replace("report: losses", "report: losess"))
-    with pytest.raises(SystemExit, match="losses"):
-        report.main(["--check"])
-
-
-def test_one_call_forward_and_backward_fills_every_leaf() -> None:
-    batch = make_batch(cases()["csd-softmax"], (6, 6, 4), "cpu", torch.float32)
-    train(ours(), batch)
-    assert all(leaf.grad is not None for leaf in batch.leaves.values())
-    batch.clear()
-    assert all(leaf.grad is None for leaf in batch.leaves.values())
-
-
-def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = {
-        "kernel": "sigmoid_lift_tile",
-        "configuration": "bfloat16 128x256x64x8x3 STORE=1 SUMS=1",
-        "chip": "sm_90",
-        "spills": 0,
-        "pairs": 128.0,
-        "registers": 255,
-        "shared": 2048,
-        "matrix": 32,
-        "special": 256,
-        "instructions": 5120,
-    }
-    monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert loss_tables.compiled() == loss_tables.bilinear_model() == records.UNMEASURED
-    (tmp_path / "compile_check.json").write_text(json.dumps({"kernels": [kernel], "violations": []}))
-    assert loss_tables.per_pair(kernel, "special") == 2.0
-    assert "255 / 2 / 32 / 2.00" in loss_tables.compiled()
-    assert "40 instructions and 2.0 special functions a pair" in loss_tables.bilinear_model()
