@@ -96,7 +96,7 @@ class Chunks(Encode):
         chunks, parts = [], []
         for start in range(0, len(rows), self.rows):
             encode = partial(rows.encode, self.model, start, min(start + self.rows, len(rows)))
-            chunk = _Chunk(encode, Moment(inputs, buffers), _autocast(inputs))
+            chunk = _Chunk(encode, ForwardState(inputs, buffers), _autocast(inputs))
             with torch.no_grad(), chunk.autocast():
                 parts.append(chunk.encode())
             chunks.append(chunk)
@@ -113,10 +113,10 @@ class Chunks(Encode):
         for chunks, leaves in calls:
             if leaves.mean.grad is None and leaves.logvar.grad is None:
                 continue
-            with _left_alone(chunks[0].before):
+            with _preserved(chunks[0].state):
                 for number, chunk in enumerate(chunks):
-                    at = slice(number * self.rows, (number + 1) * self.rows)
-                    chunk.replay(tuple(None if leaf.grad is None else leaf.grad[at] for leaf in leaves))
+                    rows = slice(number * self.rows, (number + 1) * self.rows)
+                    chunk.replay(tuple(None if leaf.grad is None else leaf.grad[rows] for leaf in leaves))
 
 
 def encoding(model: ProLAP, chunk: int) -> Encode:
@@ -124,7 +124,7 @@ def encoding(model: ProLAP, chunk: int) -> Encode:
     return Chunks(model, chunk) if chunk else Encode(model)
 
 
-class Moment:
+class ForwardState:
     """What a forward pass reads and changes besides its inputs: random numbers (of the CPU and of the device where `inputs`
     lives) and the buffers, as they are now.
     """
@@ -145,12 +145,12 @@ class Moment:
 
 class _Chunk(NamedTuple):
     encode: Callable[[], Gaussian]
-    before: Moment
+    state: ForwardState
     autocast: Callable[[], torch.autocast]
 
     def replay(self, grads: tuple[Tensor | None, ...]) -> None:
         """Encode again with a graph, and send the gradients of mean and log-variance back through it."""
-        self.before.restore()
+        self.state.restore()
         with torch.enable_grad(), self.autocast():
             outputs = self.encode()
         pairs = zip(outputs, grads, strict=True)
@@ -165,9 +165,9 @@ class _Call(NamedTuple):
 
 
 @contextmanager
-def _left_alone(like: Moment) -> Iterator[None]:
+def _preserved(like: ForwardState) -> Iterator[None]:
     """Random numbers and buffers after this block are what they were before it."""
-    now = Moment(like.inputs, like.buffers)
+    now = ForwardState(like.inputs, like.buffers)
     try:
         yield
     finally:

@@ -111,17 +111,17 @@ def _by_phase(events: list[dict[str, Any]]) -> dict[str, int]:
         for event in events
         if event.get("ph") == "X" and event["name"].startswith(_MARK)
     )
-    peaks, alive, at = {"all": 0}, 0, 0
+    peaks, alive, position = {"all": 0}, 0, 0
     for start, end, name in marks:
         for after, limit in ((None, start), (name, end)):
             if after:
                 peaks[after] = max(peaks.get(after, 0), alive)
-            while at < len(changes) and changes[at][0] <= limit:
-                alive += changes[at][1]
-                at += 1
+            while position < len(changes) and changes[position][0] <= limit:
+                alive += changes[position][1]
+                position += 1
                 for key in ("all", after) if after else ("all",):
                     peaks[key] = max(peaks[key], alive)
-    for _, change in changes[at:]:
+    for _, change in changes[position:]:
         alive += change
         peaks["all"] = max(peaks["all"], alive)
     return peaks

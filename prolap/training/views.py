@@ -91,9 +91,9 @@ class PairIds:
         """The pairs of these clips and captions (rows of the batch, repeatable) as one block for each used column."""
         column = self.column[captions]
         for number in range(self.clip.shape[1]):
-            at = (column == number).nonzero()[:, 0]
-            if len(at):
-                yield Block(at, self.clip[clips, number], self.caption[captions[at]], self._weight(number))
+            rows = (column == number).nonzero()[:, 0]
+            if len(rows):
+                yield Block(rows, self.clip[clips, number], self.caption[captions[rows]], self._weight(number))
 
     def _weight(self, number: int) -> Tensor:
         if not self.balanced:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
@@ -163,11 +163,7 @@ def _loss_class(terms: tuple[Term, ...]) -> type:
 
 def _reduce(loss: Any) -> tuple[Any, ...]:
     """For pickle, which does not find a class that was made by a function."""
-    return _restore, ({section.name: getattr(loss, section.name) for section in fields(loss)},)
-
-
-def _restore(terms: dict[str, Any]) -> Any:
-    return loss_config(**terms)
+    return partial(loss_config, **{section.name: getattr(loss, section.name) for section in fields(loss)}), ()
 
 
 def active_terms(loss: Any) -> dict[str, Any]:

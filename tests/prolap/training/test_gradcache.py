@@ -216,7 +216,7 @@ def test_batch_norms_in_training_move_on(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_the_same_random_numbers_it_is_another_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("tiny")
     plain = Step(Plain(model_of(config), 3), config)
-    monkeypatch.setattr(gradcache.Moment, "restore", lambda self: None)
+    monkeypatch.setattr(gradcache.ForwardState, "restore", lambda self: None)
     assert plain.difference(Step(Chunks(model_of(config), 3), config)) > 0.1
 
 
