@@ -75,14 +75,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     for first, second, same in shared:
         print(f"{first} and {second} share {len(same)} sounds:" + _names(map(str, same)))
     if arguments.json:
-        from prolap.data import cache
+        from prolap.utils.files import write_text
 
         document = {
             "splits": [each.document(config) for each in found],
             "overlap": [{"first": a, "second": b, "sounds": [c._asdict() for c in same]} for a, b, same in shared],
         }
-        with cache.atomic(arguments.json) as file:
-            file.write(json.dumps(document, indent=2, ensure_ascii=False).encode())
+        write_text(arguments.json, json.dumps(document, indent=2, ensure_ascii=False))
     return 1 if any(each.broken for each in found) else 0
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor
 from prolap.config import DataConfig
 from prolap.data import audio, features
 from prolap.data.files.tar import Member
+from prolap.utils.files import atomic
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
@@ -44,23 +42,7 @@ def key(**facts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` complete and on the disk, or not at all if the block raises."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-@contextlib.contextmanager
+@contextmanager
 def reporter(progress: Progress | None) -> Iterator[Progress]:
     """The given callback, or a bar in the terminal."""
     if progress is not None:

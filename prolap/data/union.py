@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from prolap.data import cache
 from prolap.data.batch import gathered
 from prolap.data.dataset import AudioTextData, Caption
 from prolap.data.features import Features
 from prolap.data.files.entries import Report
 from prolap.data.files.layouts import LAYOUTS, Part
 from prolap.data.files.layouts.manifest import Manifest
+from prolap.utils.files import write_text
 from prolap.utils.seeding import numpy_generator
 
 _WEIGHTED = re.compile(r"(?P<text>.*\S)\s+\*\s*(?P<weight>\S+)")
@@ -47,7 +47,7 @@ def _part(term: str, whole: str) -> Part:
         raise ValueError(f"data: got {term!r} in {whole!r}, want a data set, or one * a number above 0")
     head, colon, path = name.partition(":")
     layout, _, subset = head.partition("/")
-    if layout in LAYOUTS and bool(path) == LAYOUTS[layout].takes_path:
+    if layout in LAYOUTS and bool(path) == (LAYOUTS[layout].form != layout):
         return Part(LAYOUTS[layout], path, subset, number)
     if (colon and re.fullmatch(r"\w{2,}", layout)) or head in LAYOUTS:
         close = difflib.get_close_matches(layout, LAYOUTS, n=1)
@@ -63,8 +63,7 @@ class Reports(NamedTuple):
 
     def write(self, path: str | Path) -> None:
         """As a JSON list, whole or not at all."""
-        with cache.atomic(Path(path)) as file:
-            file.write(json.dumps([asdict(part) for part in self.parts], indent=2, ensure_ascii=False).encode())
+        write_text(Path(path), json.dumps([asdict(part) for part in self.parts], indent=2, ensure_ascii=False))
 
 
 class WeightedUnion:

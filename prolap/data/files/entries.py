@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prolap.data import audio, cache
 from prolap.data.batch import LEVELS
+from prolap.utils.files import write_text
 
 THREADS = 8  # opening a file is mostly waiting for the disk
 
@@ -64,8 +65,7 @@ class Report:
 
     def write(self, path: str | Path) -> None:
         """As JSON, whole or not at all."""
-        with cache.atomic(Path(path)) as file:
-            file.write(json.dumps(asdict(self), indent=2, ensure_ascii=False).encode())
+        write_text(Path(path), json.dumps(asdict(self), indent=2, ensure_ascii=False))
 
     def __str__(self) -> str:
         text = f"{self.manifest}: {self.used} clips used, {len(self.skipped)} skipped"

@@ -16,6 +16,7 @@ from typing import IO, Literal, NamedTuple
 
 from prolap.data import audio, cache
 from prolap.data.files.tar import Member
+from prolap.utils.files import write_text
 
 log = logging.getLogger(__name__)
 ENDS = 1 << 15  # bytes hashed at either end before anything is hashed whole
@@ -145,8 +146,7 @@ class Digests:
 
     def __exit__(self, *_: object) -> None:
         if self._new:
-            with cache.atomic(self.path) as file:
-                file.write(json.dumps(self._known).encode())
+            write_text(self.path, json.dumps(self._known))
 
     def ends(self, source: audio.Source) -> str:
         """Of the first and last bytes; of the whole file if it is small."""

@@ -24,6 +24,7 @@ from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
 from prolap.data.scenes.plan import Scene, Universe
 from prolap.data.scenes.soundfont import Bank, load_bank
+from prolap.utils.files import atomic
 from prolap.utils.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class SceneData:
             except (OSError, ValueError) as error:
                 reason = str(error)
             log.warning("the cached log-mels %s are damaged (%s) and are rendered again", path, reason)
-        with cache.reporter(progress) as report, cache.atomic(path) as file:
+        with cache.reporter(progress) as report, atomic(path) as file:
             self._render(file, report)
         rendered: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         return rendered

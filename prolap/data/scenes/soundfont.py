@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prolap.config import DataConfig
 from prolap.data import cache
 from prolap.data.scenes.sources import SOURCES, Source
+from prolap.utils.files import atomic
 
 FORMAT = 2  # part of the file name: raise it when the contents change their meaning
 SECONDS = 2.0
@@ -228,7 +229,7 @@ def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Ban
     if arrays is None:
         with cache.reporter(progress) as report:
             arrays = render(font, config.sample_rate, report)
-        with cache.atomic(path) as file:
+        with atomic(path) as file:
             np.savez(file, notes=arrays[0], energy=arrays[1], digest=_digest(*arrays))
     bank = Bank(*arrays, config.sample_rate, _digest(*arrays).tobytes().hex())
     if len(SOURCES) - len(bank.silent) < FEWEST:

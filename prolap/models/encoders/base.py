@@ -73,6 +73,19 @@ class TextEncoder(Encoder):
         """Random captions of `model.max_tokens` tokens, [*shape, max_tokens]."""
         return cls.tokenizer.synthetic((*shape, config.model.max_tokens), generator)
 
+    def hide(self, inputs: Tensor, present: Tensor, masked: Tensor | None, mode: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, L], which of them are there, and which of those are hidden; "delete" takes hidden ones out instead.
+
+        Errors: ValueError for a mask that does not fit the grid, or a mode that the encoder does not have.
+        """
+        grid = self.grid(inputs)
+        check_mask(masked, grid, mode, self.can_delete)
+        hidden = torch.zeros_like(grid) if masked is None else masked & grid
+        if masked is None or mode != "delete":
+            return inputs, present, hidden
+        tokens, present = compact(inputs[..., None], present & ~hidden)
+        return torch.where(present, tokens[..., 0], self.tokenizer.pad), present, torch.zeros_like(present)
+
 
 AnyAudio = TypeVar("AnyAudio", bound=AudioEncoder)
 AnyText = TypeVar("AnyText", bound=TextEncoder)

@@ -9,8 +9,6 @@ from prolap.config import BaseConfig
 from prolap.models.encoders.base import (
     TextEncoder,
     TransformerSize,
-    check_mask,
-    compact,
     recompute,
     register_text,
     transformers,
@@ -70,14 +68,8 @@ class GPT2(TextEncoder):
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
         """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
-        grid = self.grid(inputs, lengths)
-        check_mask(masked, grid, mode, self.can_delete)
-        hidden = torch.zeros_like(grid) if masked is None else masked & grid
-        if mode == "delete" and masked is not None:
-            position = torch.arange(inputs.shape[1], device=inputs.device)
-            rows, kept = compact(inputs[..., None], (position <= _end(inputs)[:, None]) & ~hidden)
-            inputs = torch.where(kept, rows[..., 0], GPT2Tokenizer.pad)
-            hidden = torch.zeros_like(kept)
+        caption = torch.arange(inputs.shape[1], device=inputs.device) <= _end(inputs)[:, None]
+        inputs, _, hidden = self.hide(inputs, caption, masked, mode)
         embedded = self.base.wte(inputs)
         embedded = torch.where(hidden[..., None], self.mask.to(embedded.dtype), embedded)
         states = self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state

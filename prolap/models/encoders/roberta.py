@@ -9,8 +9,6 @@ from prolap.config import BaseConfig
 from prolap.models.encoders.base import (
     TextEncoder,
     TransformerSize,
-    check_mask,
-    compact,
     recompute,
     register_text,
     transformers,
@@ -65,14 +63,7 @@ class Roberta(TextEncoder):
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
         """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
-        grid = self.grid(inputs, lengths)
-        check_mask(masked, grid, mode, self.can_delete)
-        hidden = torch.zeros_like(grid) if masked is None else masked & grid
-        present = inputs != RobertaTokenizer.pad
-        if mode == "delete" and masked is not None:
-            rows, present = compact(inputs[..., None], present & ~hidden)
-            inputs = torch.where(present, rows[..., 0], RobertaTokenizer.pad)
-            hidden = torch.zeros_like(present)
+        inputs, present, hidden = self.hide(inputs, inputs != RobertaTokenizer.pad, masked, mode)
         table = self.base.embeddings.word_embeddings(inputs)
         embedded = torch.where(hidden[..., None], self.mask.to(table.dtype), table)
         pooled: Tensor = self.base(inputs_embeds=embedded, attention_mask=present.long()).pooler_output

@@ -122,18 +122,10 @@ class TinyText(TextEncoder):
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
         """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
-        grid = self.grid(inputs, lengths)
-        check_mask(masked, grid, mode, self.can_delete)
-        present, visible, tokens = inputs != WordVocabulary.pad, inputs != WordVocabulary.pad, inputs
-        if masked is not None:
-            visible = present & ~(masked & grid)
-            if mode == "delete":
-                rows, visible = compact(tokens[..., None], visible)
-                tokens, present = rows[..., 0], visible
-            else:
-                tokens = torch.where(present & ~visible, self.words.num_embeddings - 1, tokens)
+        tokens, present, hidden = self.hide(inputs, inputs != WordVocabulary.pad, masked, mode)
+        tokens = torch.where(hidden, self.words.num_embeddings - 1, tokens)
         pairs = functional.gelu(self._pairs(tokens, present))
-        return self.out(self.dropout(self.norm(mean_max(pairs, visible))))
+        return self.out(self.dropout(self.norm(mean_max(pairs, present & ~hidden))))
 
     def _pairs(self, tokens: Tensor, present: Tensor) -> Tensor:
         left = functional.embedding(tokens, self.left(self.words.weight))

@@ -39,9 +39,7 @@ class Layout:
 
     name: ClassVar[str]
     form: ClassVar[str]
-    """How to name a data set of this layout, for help and messages."""
-    takes_path: ClassVar[bool] = True
-    """Whether a data set is named LAYOUT:PATH, not by the layout alone."""
+    """How to name a data set of this layout, for help and messages; the name alone where there is no path."""
     recorded: ClassVar[bool] = True
     """Whether the sounds lie in files, which can be checked and compared."""
 

@@ -13,7 +13,6 @@ from prolap.data.scenes.clips import SceneData
 @register
 class Scenes(Layout):
     name, form, recorded = "scenes", "scenes", False
-    takes_path = False
 
     def title(self, path: str, split: str) -> str:
         """The split alone: there is one data set of scenes."""

@@ -13,6 +13,7 @@ from prolap.config import DataConfig
 from prolap.data import cache
 from prolap.data.scenes import soundfont
 from prolap.data.scenes.sources import BY_KEY, DOMAINS, FAMILIES, NOTES, SOURCES
+from prolap.utils.files import atomic
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_a_damaged_cache_is_rendered_again(
 def test_nothing_is_left_when_writing_is_interrupted(tmp_path: Path) -> None:
     target = tmp_path / "a.npz"
     target.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), cache.atomic(target) as file:
+    with pytest.raises(KeyboardInterrupt), atomic(target) as file:
         file.write(b"half of the new")
         raise KeyboardInterrupt
     assert target.read_bytes() == b"old"
