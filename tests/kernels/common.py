@@ -65,10 +65,3 @@ def pair_inputs(
     scale, bias = torch.tensor(2.0, dtype=wide), torch.tensor(-1.0, dtype=wide)
     x, y = gaussian(n, d, 1, dtype, logvar), gaussian(m, d, 2, dtype, logvar)
     return [*x, *y, scale.requires_grad_(), bias.requires_grad_()]
-
-
-def relative(value: Tensor, truth: Tensor) -> float:
-    """|value - truth| / |truth| in the Frobenius norm; the absolute error where the truth is zero."""
-    gap = (value.double() - truth.double()).norm()
-    size = truth.double().norm()
-    return float(gap / size) if size > 0 else float(gap)

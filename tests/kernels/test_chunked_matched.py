@@ -11,8 +11,11 @@ from torch import Tensor
 from prolap_kernels import Gaussian, Inclusion, Vib, inclusion_score, matched_losses
 from prolap_kernels.backends.chunked import compiled
 from prolap_kernels.backends.chunked import matched as chunked_rows
-from tests.kernels.common import gaussian, relative
+from tests.kernels.common import gaussian
+from tests.tolerances import assert_near
 
+TERMS_OF_SUMS = 5 * 12
+"""A gradient is a sum over up to 4 links and a bottleneck, each of about 12 operations; sums over 37 dimensions err by less."""
 LINKS = torch.tensor([[True, False, True], [True, True, False]])
 CHAIN = Inclusion((0, 1, 2), 0.9, "prolip", "none", LINKS)
 TERMS = (
@@ -51,7 +54,8 @@ def test_compiled_rows_are_the_formulas(width: int, dtype: torch.dtype) -> None:
     z = levels(width, dtype)
     wide = [Gaussian(*(t.detach().double().requires_grad_() for t in level)) for level in z]
     for mine, want in zip(results(z), results(wide, backend="reference"), strict=True):
-        assert relative(mine, want) <= (2**-8 if mine.dtype == torch.bfloat16 else 60 * torch.finfo(mine.dtype).eps)
+        # gradients of 16-bit means are rounded last, by half an eps
+        assert_near([mine], [want], terms=0.51 if mine.dtype == torch.bfloat16 else TERMS_OF_SUMS)
     assert all(compiled._programs[key] is not None for key in compiled._programs if key[0] == "rows")  # type: ignore[index]
 
 
@@ -74,7 +78,7 @@ def test_few_elements_and_a_failed_compilation_run_eagerly(monkeypatch: pytest.M
     few = results(levels())
     for a, b, c in zip(want, failed, few, strict=True):
         assert torch.equal(b, c)
-        assert relative(a, b) <= 30 * torch.finfo(torch.float32).eps
+        assert_near([a], [b], terms=TERMS_OF_SUMS)
 
 
 @pytest.mark.parametrize("compiled_too", [True, False])
@@ -90,8 +94,7 @@ def test_the_order_of_terms_and_idle_levels_do_not_show_in_gradients(
     wide = [Gaussian(*(t.detach().double().requires_grad_() for t in level)) for level in z]
     for order in (terms, terms[::-1]):
         mine, want = (results(side, order, backend)[4:] for side, backend in ((z, "chunked"), (wide, "reference")))
-        for a, b in zip(mine, want, strict=True):
-            assert relative(a, b) <= 30 * torch.finfo(torch.float32).eps
+        assert_near(mine, want, terms=TERMS_OF_SUMS, dtype=torch.float32)
         assert not any(t.any() for t in mine[-4:])  # levels 3 and 4 have no term
 
 

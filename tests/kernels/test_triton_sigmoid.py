@@ -143,7 +143,7 @@ def test_no_worse_than_eager_in_the_same_dtype(dtype: torch.dtype) -> None:
     case = make(60, 90, 64, dtype)
     truth, _ = evaluate(case, torch.float64)
     eager, _ = evaluate(case, dtype)
-    # float32: the same sums in another order, of logits of size 12; the interpreter cuts bfloat16 off, twice the error of rounding
+    # float32: the same sums in another order, of logits of size 12; the interpreter cuts bfloat16 off: twice the error
     assert_as_exact_as(eager, run(case), truth, terms=12 + likely(60 + 90 + 64))
 
 
