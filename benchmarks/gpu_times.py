@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 from unittest import mock
 
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
 from . import step as training_step
 from .cases import Batch, cases, make_batch, ours, train
 from .comparison import compare, print_rows
 from .correctness import errors
-from .measure import brief, interleave, seconds, summary
+from .measure import brief, device_work, interleave, seconds, summary
 from .peers import EAGER, LIMIT, OURS, PEERS
 from .records import Row
 from .session import Session
@@ -64,19 +62,6 @@ def launches(session: Session) -> None:
         row = {"case": name, "shape": [size, size, width], "launches": len(names), "names": names}
         line = f"{name}, {size} x {size} x {width}, forward with gradients: {len(names)} launches"
         session.add("launches", row, line)
-
-
-def device_work(work: Callable[[], object], device: str) -> list[str]:
-    """Names of all kernels, copies and fills that `work` starts (of all operations, on a CPU)."""
-    for _ in range(3):
-        work()
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
-    with profile(activities=activities, acc_events=True) as trace:
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-    kind = DeviceType.CUDA if device == "cuda" else DeviceType.CPU
-    return [event.name for event in trace.events() if event.device_type == kind]
 
 
 class Cell(NamedTuple):

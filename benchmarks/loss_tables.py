@@ -76,14 +76,8 @@ def limit() -> str:
         ratios = [_ratio(cells[case, who]["times_limit"]) if (case, who) in cells else "-" for who in others]
         rows.append([case, _quartiles(own), _quartiles(bare), f"**{_ratio(own['times_limit'])}**", *ratios, _mb(own)])
     first = record["rows"][0]
-    head = [
-        "case",
-        "ours, ms (quartiles)",
-        "three products, ms",
-        "ours / products",
-        *(f"{o} / products" for o in others),
-        "MB",
-    ]
+    products = [f"{name} / products" for name in ("ours", *others)]
+    head = ["case", "ours, ms (quartiles)", "three products, ms", *products, "MB"]
     text = f"N × M × D = {_shape(first)}, {first['dtype']}, {origin(record)}"
     return f"{text}; MB: peak of ours above inputs and gradients:\n\n{table(head, rows)}"
 
@@ -114,13 +108,8 @@ def step() -> str:
     for row in record["rows"]:
         figures = [row.get("failed", "-"), "", "", ""]
         if "seconds" in row:
-            operators = row.get("operators")
-            figures = [
-                _quartiles(row, 1),
-                f"{row['times_ours']:.2f}",
-                _mb(row),
-                "-" if operators is None else str(operators),
-            ]
+            operators = "-" if row.get("operators") is None else str(row["operators"])
+            figures = [_quartiles(row, 1), f"{row['times_ours']:.2f}", _mb(row), operators]
         rows.append([row["contender"], *figures])
     head = ["", "ms (quartiles)", "time / ours", "MB", "operators"]
     text = f"Batch 256, D = 1,024, forward and backward, float32, {origin(record)}"

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from .records import ROOT, Row
 
@@ -90,6 +92,19 @@ def summary(times: list[float]) -> Row:
 def ratio(times: list[float], others: list[float]) -> float:
     """Median over the rounds of times / others."""
     return statistics.median(a / b for a, b in zip(times, others, strict=False))
+
+
+def device_work(work: Work, device: str) -> list[str]:
+    """Names of all kernels, copies and fills that `work` starts (of all operations, on a CPU)."""
+    for _ in range(3):
+        work()
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device == "cuda" else [])
+    with profile(activities=activities, acc_events=True) as trace:
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    kind = DeviceType.CUDA if device == "cuda" else DeviceType.CPU
+    return [event.name for event in trace.events() if event.device_type == kind]
 
 
 def used_bytes(device: str) -> int:

@@ -185,17 +185,6 @@ def operators(name: str, step: Step, views: Views) -> int | None:
     return mode.count
 
 
-def launches(step: Step, views: Views) -> int:
-    """Kernels and copies of a call on a GPU."""
-    from torch.profiler import ProfilerActivity, profile
-
-    train(step, views)
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
-        train(step, views)
-        torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
-
-
 def peak_bytes(step: Step, views: Views) -> int:
     """Most memory during a call above the inputs and the gradients; on a CPU this process must have run nothing else."""
     return measure.peak_bytes(lambda: train(step, views), views.clear, views.leaves(), views.scale.device.type)
@@ -214,17 +203,17 @@ def rows(device: str, repeat: int) -> list[Row]:
     result = []
     for name, step in steps.items():
         row: Row = {"contender": name, "errors": wrong[name], "passed": name in right}
-        if name in right and isinstance(times[name], str):
+        if isinstance(times.get(name), str):
             row["failed"] = times[name]
         elif name in right:
-            row |= (
-                {"launches": launches(step, views)} if device == "cuda" else {"operators": operators(name, step, views)}
-            )
             row |= measure.summary(times[name]) | {"times_ours": measure.ratio(times[name], times["prolap_kernels"])}
-            on_gpu = device == "cuda"
-            row |= (
-                {"peak_bytes": peak_bytes(step, views)} if on_gpu else measure.child("benchmarks.step", "--peak", name)
-            )
+            if device == "cuda":
+                row |= {
+                    "launches": len(measure.device_work(works[name], device)),
+                    "peak_bytes": peak_bytes(step, views),
+                }
+            else:
+                row |= {"operators": operators(name, step, views)} | measure.child("benchmarks.step", "--peak", name)
         result.append(row)
     return result
 
