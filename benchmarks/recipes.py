@@ -51,7 +51,7 @@ def measure(name: str, seed: int, steps: int | None = None, threads: int | None 
         train(config, progress=False)
         seconds = time.perf_counter() - started
         model = load_model(config.run)
-        metrics = evaluate(model, open_data(config, "dev"), seed=seed, mask=config.mask)
+        metrics = evaluate(model, open_data(config, "dev"), seed=seed, mask=config.mask).metrics
     return stamp("cpu") | {
         "recipe": name,
         "overrides": words,

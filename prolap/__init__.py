@@ -8,13 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from prolap.utils import __version__
+
 if TYPE_CHECKING:
     from prolap.training.config import Config, load_config
     from prolap.training.train import TrainResult
     from prolap.weights.checkpoint import load_model
 
-__version__ = "0.1.0"
-__all__ = ["Config", "TrainResult", "load_config", "load_model"]
+__all__ = ["Config", "TrainResult", "__version__", "load_config", "load_model"]
 
 _HOMES = {
     "Config": "prolap.training.config",

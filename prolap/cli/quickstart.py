@@ -1,91 +1,118 @@
-"""The main job on embedded data: a small ProLAP and its deterministic baseline, trained, evaluated and held to the claims."""
+"""`prolap quickstart`: a small ProLAP and its deterministic baseline on embedded data, trained, evaluated and judged."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prolap.training.config import Config
-from prolap.training.terms import loss_config
+if TYPE_CHECKING:
+    from prolap.config import Config
 
 PLANNED = {"render": 60.0, "train": 180.0, "evaluate": 45.0}
 """Seconds that each phase takes at most on the two cores that the recipe was made for; past that the report says so."""
 
 
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str, what: str) -> Iterator[None]:
-        print(f"{what} ...", file=sys.stderr, flush=True)
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-    def slow(self) -> list[str]:
-        """A sentence for each phase that took longer than planned."""
-        return [
-            f"{name} took {self.seconds[name]:.0f} s, planned were at most {planned:.0f} s: this machine is slower or busier "
-            "than the two cores the recipe was made for. Nothing was left out."
-            for name, planned in PLANNED.items()
-            if self.seconds.get(name, 0.0) > planned
-        ]
+def add(commands: Any) -> None:
+    """Add `quickstart` to the parser of the command line."""
+    command = commands.add_parser(
+        "quickstart",
+        help="train and evaluate a small model and its baseline on embedded data",
+        description="Train a small ProLAP and a deterministic baseline (SigLIP) on scenes of sampled sounds that come with "
+        "the package, evaluate both, print a report and check the paper's claims. Takes about 4 minutes on 2 processor "
+        "cores and needs no data. Writes metrics.json and plots into the run folder (runs/quickstart). Started again, it "
+        "resumes where it was stopped.",
+        epilog="Options: --NAME VALUE, e.g. --run runs/other --seed 1; `prolap train --help` lists them.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(command=run)
 
 
-def baseline_of(config: Config) -> Config:
-    """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
-    model = replace(config.model, score="dot")
-    return replace(config, model=model, loss=loss_config(), run=f"{config.run}/baseline")
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """The exit status, 0; SystemExit with 128 + the signal's number if training was stopped."""
+    from prolap.config.loading import load_config
+
+    train_and_compare(load_config("quickstart", overrides=rest))
+    return 0
 
 
-def run(config: Config, *, progress: bool = True) -> dict[str, Any]:
-    """Render, train both, evaluate on test, print the report, write metrics.json and plots; returns what it wrote.
+def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any]:
+    """Train the model and its baseline in `config.run`, evaluate both on test, print and write the report.
 
-    Started again in the same folder, it goes on where it was stopped, and only evaluates what is trained already.
+    Returns the content of metrics.json. Called again with the same folder, it resumes what was stopped, and only
+    evaluates what is trained already.
     """
     from prolap.data import open_data
-    from prolap.evaluation.assess import Assessed, assess
+    from prolap.evaluation.report import assess
+    from prolap.utils.progress import Clock
     from prolap.weights.checkpoint import load_model
 
-    started, clock, folder = time.perf_counter(), Clock(), Path(config.run)
-    with clock.phase("render", "Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)"):
-        for split in ("train", "dev"):
-            open_data(config, split)
-        data = open_data(config, "test")
-    ours, baseline = replace(config, run=f"{config.run}/model"), baseline_of(config)
-    for each, what in ((ours, "Training ProLAP"), (baseline, "Training its deterministic baseline")):
-        with clock.phase("train", what):
+    clock, folder = Clock(), Path(config.run)
+    _announce("Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)")
+    with clock.phase("render"):
+        for split in ("train", "dev", "test"):
+            data = open_data(config, split)
+    model_config, baseline_config = replace(config, run=f"{config.run}/model"), baseline_of(config)
+    for each, text in ((model_config, "Training ProLAP"), (baseline_config, "Training its deterministic baseline")):
+        _announce(text)
+        with clock.phase("train"):
             _train(each, progress)
-    print("Evaluating both on test ...", file=sys.stderr, flush=True)
-    assessed = Assessed(
-        load_model(ours.run),
-        load_model(baseline.run),
+    _announce("Evaluating both on test")
+    content = assess(
+        load_model(model_config.run),
         data,
         config,
         folder / "metrics.json",
-        Path(ours.run) / "train.jsonl",
-        progress,
+        baseline=load_model(baseline_config.run),
+        log=Path(model_config.run) / "train.jsonl",
+        clock=clock,
+        progress=progress,
     )
-    content = assess(assessed, clock.seconds, started)
-    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in clock.seconds.items()))
-    for sentence in clock.slow():
+    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in content["seconds"].items()))
+    for sentence in slow_phases(content["seconds"]):
         print(sentence)
     return content
 
 
+def baseline_of(config: Config) -> Config:
+    """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
+    from prolap.config import LossConfig, PairTerm
+
+    loss = config.loss
+    pairs = PairTerm(score="dot", objective="sigmoid")
+    alone = LossConfig(
+        pairs=pairs,
+        scale_init=loss.scale_init,
+        bias_init=loss.bias_init,
+        scale_max=loss.scale_max,
+        scale_min=loss.scale_min,
+    )
+    return replace(config, loss=alone, run=f"{config.run}/baseline")
+
+
+def slow_phases(seconds: Mapping[str, float]) -> list[str]:
+    """A sentence for each phase that took longer than planned."""
+    return [
+        f"{name} took {seconds[name]:.0f} s, planned were at most {planned:.0f} s: this machine is slower or busier "
+        "than the two cores the recipe was made for. Nothing was left out."
+        for name, planned in PLANNED.items()
+        if seconds.get(name, 0.0) > planned
+    ]
+
+
+def _announce(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)
+
+
 def _train(config: Config, progress: bool) -> None:
-    """Train, or go on with a run that was stopped; SystemExit after an interruption, as the shell expects of a signal."""
+    """Train, or resume a run that was stopped; SystemExit after an interruption, as the shell expects of a signal."""
+    from prolap.cli.train import SIGNAL_STATUS
     from prolap.training.train import train
 
     result = train(config, resume=Path(config.run).exists(), progress=progress)
     if result.signal:
-        print(f"stopped at step {result.step}; run the same command again to go on.", file=sys.stderr)
-        raise SystemExit(128 + result.signal)
+        print(f"stopped at step {result.step}; run the same command again to resume.", file=sys.stderr)
+        raise SystemExit(SIGNAL_STATUS + result.signal)

@@ -6,12 +6,15 @@ whose input is missing is neither passed nor failed, and says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 MARGIN = 0.02
 """How much lower than the baseline's R@1 the lower bound of the paired difference may lie (fraction)."""
+EVEN = 0.5
+"""What a rate or an AUC is when nothing was learnt."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Claim:
     name: str
     value: float | None
     control: float | None
-    """What the value has to be held against: the baseline, chance, random words."""
+    """What the value is compared with: the baseline, chance, random words."""
     threshold: float
     passed: bool | None
     """None: not measured, `detail` says why."""
@@ -31,11 +34,51 @@ class Claim:
     """Intervals and further numbers, or why the input is missing."""
 
 
+class _Measured(NamedTuple):
+    value: float | None
+    control: float | None
+    passed: bool | None
+    detail: str
+
+
+Metrics = Mapping[str, Any]
+
+
 class _Missing(Exception):
     """An input that is null or absent."""
 
 
-def _get(metrics: Mapping[str, Any], path: str) -> Any:
+def claims(metrics: Metrics) -> list[Claim]:
+    """All claims, in a fixed order, from the metrics of an evaluation (or a metrics.json that was read back)."""
+    return [
+        _claim(metrics, "retrieval", -MARGIN, _RETRIEVAL, _retrieval),
+        *(_claim(metrics, f"inclusion.{x}", EVEN, _INCLUSION, partial(_inclusion, x)) for x in ("audio", "text")),
+        *(
+            _claim(metrics, f"traversal.{root}", 0.0, _TRAVERSAL, partial(_traversal, root))
+            for root in ("empty", "label_free", "oracle")
+        ),
+        _claim(metrics, "uncertainty.length", 0.0, _LENGTH, _length),
+        _claim(metrics, "uncertainty.generality", 0.0, _GENERALITY, _generality),
+        *(_claim(metrics, f"risk_coverage.{way}", 0.0, _RISK, partial(_risk, way)) for way in ("t2a", "a2t")),
+    ]
+
+
+def as_json(listed: list[Claim]) -> list[dict[str, Any]]:
+    """The `claims` list of metrics.json."""
+    return [asdict(claim) for claim in listed]
+
+
+def _claim(
+    metrics: Metrics, name: str, threshold: float, criterion: str, measure: Callable[[Metrics], _Measured]
+) -> Claim:
+    try:
+        measured = measure(metrics)
+    except _Missing as missing:
+        measured = _Measured(None, None, None, str(missing))
+    return Claim(name, measured.value, measured.control, threshold, measured.passed, criterion, measured.detail)
+
+
+def _get(metrics: Metrics, path: str) -> Any:
     value: Any = metrics
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -44,13 +87,13 @@ def _get(metrics: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _reason(metrics: Mapping[str, Any], path: str) -> str:
+def _reason(metrics: Metrics, path: str) -> str:
     reasons = metrics.get("reasons") or {}
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
-        found = reasons.get(".".join(parts[:end]))
-        if found:
-            return f"{path} is missing: {found}"
+        reason = reasons.get(".".join(parts[:end]))
+        if reason:
+            return f"{path} is missing: {reason}"
     return f"{path} is missing"
 
 
@@ -58,126 +101,80 @@ def _span(interval: Mapping[str, float]) -> str:
     return f"{interval['value']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
 
 
-def _retrieval(m: Mapping[str, Any]) -> Claim:
-    both, above = (_get(m, f"comparison.retrieval.mean.{key}") for key in ("r1", "above_chance"))
-    single = {name: _get(m, f"comparison.retrieval.{name}.r1") for name in ("t2a", "a2t")}
-    ours, theirs = (
-        sum(_get(m, f"{where}.{name}.r1") for name in ("t2a", "a2t")) / 2
-        for where in ("retrieval", "baseline.retrieval")
+_RETRIEVAL = (
+    "mean R@1 of both directions: not below the baseline's (lower bound of the paired difference above the threshold), "
+    "and above chance by more than that margin"
+)
+
+
+def _retrieval(metrics: Metrics) -> _Measured:
+    difference, above_chance = (_get(metrics, f"comparison.retrieval.mean.{key}") for key in ("r1", "above_chance"))
+    single = {way: _get(metrics, f"comparison.retrieval.{way}.r1") for way in ("t2a", "a2t")}
+    value, control = (
+        sum(_get(metrics, f"{section}.{way}.r1") for way in ("t2a", "a2t")) / 2
+        for section in ("retrieval", "baseline.retrieval")
     )
-    return Claim(
-        name="retrieval",
-        value=ours,
-        control=theirs,
-        threshold=-MARGIN,
-        passed=both["low"] > -MARGIN and above["low"] > MARGIN,
-        criterion="mean R@1 of both directions not below the baseline's: lower bound of the paired difference > threshold; "
-        "and above chance by more than that margin, for two models at chance are equal too",
-        detail=f"difference {_span(both)}; T->A {_span(single['t2a'])}; A->T {_span(single['a2t'])}",
+    passed = difference["low"] > -MARGIN and above_chance["low"] > MARGIN
+    detail = f"difference {_span(difference)}; T->A {_span(single['t2a'])}; A->T {_span(single['a2t'])}"
+    return _Measured(value, control, passed, detail)
+
+
+_INCLUSION = "location AUC A: lower bounds of A - 1/2 and of A - A of the baseline above 0, and direction above 1/2"
+
+
+def _inclusion(modality: str, metrics: Metrics) -> _Measured:
+    names = ("location", "location_baseline", "location_interval", "direction", "control", "advantage")
+    keys = [f"inclusion.{modality}.{name}" for name in names]
+    value, baseline, (low, high), direction, control, advantage = (_get(metrics, key) for key in keys)
+    passed = low > EVEN and advantage["low"] > 0 and direction > EVEN
+    detail = (
+        f"A in [{low:.3f}, {high:.3f}]; A - baseline {_span(advantage)}; "
+        f"direction {direction:.3f}, its control {control:.3f}"
     )
+    return _Measured(value, baseline, passed, detail)
 
 
-def _inclusion(m: Mapping[str, Any], modality: str) -> Claim:
-    at = f"inclusion.{modality}"
-    low, high = _get(m, f"{at}.location_interval")
-    direction, control = _get(m, f"{at}.direction"), _get(m, f"{at}.control")
-    advantage = _get(m, f"{at}.advantage")
-    return Claim(
-        name=f"inclusion.{modality}",
-        value=_get(m, f"{at}.location"),
-        control=_get(m, f"{at}.location_baseline"),
-        threshold=0.5,
-        passed=low > 0.5 and advantage["low"] > 0 and direction > 0.5,
-        criterion="location AUC: lower bounds of A - 1/2 and of A - A of the baseline above 0, and direction above 1/2",
-        detail=f"A in [{low:.3f}, {high:.3f}]; A - baseline {_span(advantage)}; "
-        f"direction {direction:.3f}, its control {control:.3f}",
+_TRAVERSAL = "precision - chance: its lower bound and that of its paired difference to the baseline's above 0"
+
+
+def _traversal(root: str, metrics: Metrics) -> _Measured:
+    precision, chance = (_get(metrics, f"traversal.{root}.{key}") for key in ("precision", "chance"))
+    baseline, baseline_chance = (_get(metrics, f"baseline.traversal.{root}.{key}") for key in ("precision", "chance"))
+    above_chance, above_baseline = (
+        _get(metrics, f"comparison.traversal.{root}.{key}") for key in ("above_chance", "above_baseline")
     )
+    passed = above_chance["low"] > 0 and above_baseline["low"] > 0
+    detail = f"precision {precision:.3f}, chance {chance:.3f}; over the baseline {_span(above_baseline)}"
+    detail += "; this root uses level labels" if root == "oracle" else ""
+    return _Measured(precision - chance, baseline - baseline_chance, passed, detail)
 
 
-def _traversal(m: Mapping[str, Any], root: str) -> Claim:
-    precision, chance = _get(m, f"traversal.{root}.precision"), _get(m, f"traversal.{root}.chance")
-    baseline, baseline_chance = (_get(m, f"baseline.traversal.{root}.{key}") for key in ("precision", "chance"))
-    above, beyond = (_get(m, f"comparison.traversal.{root}.{key}") for key in ("above_chance", "above_baseline"))
-    return Claim(
-        name=f"traversal.{root}",
-        value=precision - chance,
-        control=baseline - baseline_chance,
-        threshold=0.0,
-        passed=above["low"] > 0 and beyond["low"] > 0,
-        criterion="precision - chance: lower bound above 0, and lower bound of its paired difference to the baseline's above 0",
-        detail=f"precision {precision:.3f}, chance {chance:.3f}; over the baseline {_span(beyond)}"
-        + ("; this root uses level labels" if root == "oracle" else ""),
-    )
+_LENGTH = "longer captions are less uncertain (below 0), and more so than random words of equal lengths"
 
 
-def _length(m: Mapping[str, Any]) -> Claim:
-    real, random = (_get(m, f"uncertainty.length_spearman{end}") for end in ("", "_random_words"))
-    difference = _get(m, "uncertainty.length_difference")
-    return Claim(
-        name="uncertainty.length",
-        value=real,
-        control=random,
-        threshold=0.0,
-        passed=real < 0 and difference["high"] < 0,
-        criterion="longer captions are less uncertain (below 0), and more so than random words of equal lengths",
-        detail=f"real - random {_span(difference)}",
-    )
+def _length(metrics: Metrics) -> _Measured:
+    real, random = (_get(metrics, f"uncertainty.length_spearman{end}") for end in ("", "_random_words"))
+    difference = _get(metrics, "uncertainty.length_difference")
+    return _Measured(real, random, real < 0 and difference["high"] < 0, f"real - random {_span(difference)}")
 
 
-def _generality(m: Mapping[str, Any]) -> Claim:
-    rate, span = _get(m, "uncertainty.wordy_general_rate"), _get(m, "uncertainty.wordy_general_interval")
-    partial, random = (m["uncertainty"].get(key) for key in ("level_partial", "level_partial_random_words"))
-    if rate > 0.5:  # else it has failed already: where u is a function of the length, the partial is undefined
-        partial = _get(m, "uncertainty.level_partial")
-    return Claim(
-        name="uncertainty.generality",
-        value=partial,
-        control=random,
-        threshold=0.0,
-        passed=rate > 0.5 and partial < 0,
-        criterion="at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2",
-        detail=f"rate {rate:.3f} [{span['low']:.3f}, {span['high']:.3f}]; control: the partial on random words",
-    )
+_GENERALITY = "at fixed length u falls with level (below 0), and u(wordy general) > u(terse specific) in over 1/2"
 
 
-def _risk(m: Mapping[str, Any], direction: str) -> Claim:
-    row = _get(m, f"uncertainty.risk_coverage.{direction}")
+def _generality(metrics: Metrics) -> _Measured:
+    rate, interval = (_get(metrics, f"uncertainty.wordy_general_{key}") for key in ("rate", "interval"))
+    partial_, random = (metrics["uncertainty"].get(key) for key in ("level_partial", "level_partial_random_words"))
+    if rate > EVEN:  # else it has failed already: where u is a function of the length, the partial is undefined
+        partial_ = _get(metrics, "uncertainty.level_partial")
+    detail = f"rate {rate:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]; control: the partial on random words"
+    return _Measured(partial_, random, rate > EVEN and partial_ < 0, detail)
+
+
+_RISK = "R@1 rises when the most uncertain half of the queries is left out: lower bound of the gain above 0"
+
+
+def _risk(direction: str, metrics: Metrics) -> _Measured:
+    row = _get(metrics, f"uncertainty.risk_coverage.{direction}")
     gain, length = row["gain"], row.get("half_by_length")
-    return Claim(
-        name=f"risk_coverage.{direction}",
-        value=row["half"],
-        control=row["full"],
-        threshold=0.0,
-        passed=gain["low"] > 0,
-        criterion="R@1 rises when the most uncertain half of the queries is left out: lower bound of the gain above 0",
-        detail=f"gain {_span(gain)}" + (f"; leaving out the shortest half: {length:.3f}" if length is not None else ""),
-    )
-
-
-def claims(metrics: Mapping[str, Any]) -> list[Claim]:
-    """All claims, in a fixed order, from the sections of `evaluate` (or a metrics.json that was read back)."""
-    rows: list[tuple[str, float, Any]] = [
-        ("retrieval", -MARGIN, lambda: _retrieval(metrics)),
-        *((f"inclusion.{name}", 0.5, lambda name=name: _inclusion(metrics, name)) for name in ("audio", "text")),
-        *(
-            (f"traversal.{root}", 0.0, lambda root=root: _traversal(metrics, root))
-            for root in ("empty", "label_free", "oracle")
-        ),
-        ("uncertainty.length", 0.0, lambda: _length(metrics)),
-        ("uncertainty.generality", 0.0, lambda: _generality(metrics)),
-        *((f"risk_coverage.{name}", 0.0, lambda name=name: _risk(metrics, name)) for name in ("t2a", "a2t")),
-    ]
-    return [_claim(name, threshold, make) for name, threshold, make in rows]
-
-
-def _claim(name: str, threshold: float, make: Any) -> Claim:
-    try:
-        found: Claim = make()
-    except _Missing as missing:
-        return Claim(name, None, None, threshold, None, "needs its input", str(missing))
-    return found
-
-
-def as_json(found: list[Claim]) -> list[dict[str, Any]]:
-    """The `claims` list of metrics.json."""
-    return [asdict(claim) for claim in found]
+    detail = f"gain {_span(gain)}" + (f"; leaving out the shortest half: {length:.3f}" if length is not None else "")
+    return _Measured(row["half"], row["full"], gain["low"] > 0, detail)

@@ -1,8 +1,8 @@
-"""Traversal on files like HierarCaps' (CSV), in the form of the public script: strings, 50 points, `containment` root.
+"""Traversal on files like HierarCaps' (CSV), in the form of ProLIP's public script: strings, 50 points, its own root.
 
-Matching strings counts a paraphrase as a miss, so these numbers are lower than the node-based ones of
+Matching strings does not count a paraphrase, so these numbers are lower than the node-based ones of
 `prolap.evaluation.traversal` and comparable only to others made in this form. Several rows may describe one sound: a
-string counts if any of its references holds it, a level is hit if any reference's string of that level was met.
+string counts if any of its references holds it, a level if any reference's string of that level was met.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prolap.evaluation.traversal import LEVELS, containment_roots, starts, walk
+from prolap.evaluation.captions import LEVELS
+from prolap.evaluation.traversal import containment_roots, starts, walk
 from prolap_kernels import Gaussian
 
 POINTS = 50
@@ -33,11 +34,12 @@ def read_hierarcaps(path: str | Path, *, key: str | None = None) -> dict[str, li
         others = [name for name in columns if name and name != "captions"]
         name = key or (others[0] if others else "")
         if "captions" not in columns or name not in columns:
-            raise ValueError(f"{path} has the columns {columns}; `captions` and {key or 'one that names the item'}.")
+            item = repr(key) if key else "one that names the item"
+            raise ValueError(f"{path} has the columns {columns}, want 'captions' and {item}.")
         for line, row in enumerate(reader, start=2):
             chain = tuple(part.strip() for part in row["captions"].split("=>"))
             if len(chain) != LEVELS:
-                raise ValueError(f"{path}, line {line}: {len(chain)} captions; a chain of {LEVELS} is wanted.")
+                raise ValueError(f"{path}, line {line}: {len(chain)} captions, want a chain of {LEVELS}.")
             out.setdefault(row[name], []).append(chain)
     return out
 
@@ -55,9 +57,9 @@ def script_traversal(
     audio [N]; captions [M] with their `texts`; `references[i]` the chains of sound i. Our reading: the points retrieve
     by the dot product of means, as in `prolap.evaluation.traversal`.
     """
-    begin = torch.from_numpy(starts(audio, captions, score=score))
+    start = torch.from_numpy(starts(audio, captions, score=score))
     root = torch.from_numpy(containment_roots(audio, captions))
-    path = walk(captions.mean[begin], captions.mean[root], captions.mean, points=POINTS)
+    path = walk(captions.mean[start], captions.mean[root], captions.mean, points=POINTS)
     precision, hits = [], []
     for row, chains in zip(path, references, strict=True):
         met = {texts[index] for index in row}

@@ -3,10 +3,15 @@
 H(x in m) > 0 follows from a wider m alone, so `direction` says little without `control`, the same asked of other
 samples' masked versions. `location` asks what inclusion should mean: among masked samples of nearly equal uncertainty,
 does x fit its own best?
+
+Protocol: direction is the published test (ProLIP, Chun et al., 2025; ProLAP reports it for captions and sounds); the
+control and location are ours.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +19,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prolap.evaluation.embeddings import NO_BASELINE, Embedded
 from prolap.evaluation.statistics import Interval, bootstrap, paired_bootstrap
 from prolap.utils.seeding import numpy_generator
 from prolap_kernels import Gaussian, inclusion_score, score_blocks
 
+CHANCE = 0.5
+"""Of the location AUC; and what direction must exceed."""
 NEIGHBOURS = 20
+CONTROL_PAIRS = 2_000_000
+"""Pairs of the control at each mask level: all of them up to 1,414 samples."""
 _BLOCK = 1_000_000  # pairs held at a time
 _ELEMENTS = 16_000_000  # elements of gathered rows held at a time
 
 Floats = NDArray[np.float64]
+Similarity = Callable[[Gaussian, Gaussian], Tensor]
 
 
 def neighbours(masked: Gaussian, *, count: int = NEIGHBOURS, seed: int = 0) -> Tensor:
@@ -54,14 +65,11 @@ def cosine(x: Gaussian, y: Gaussian) -> Tensor:
     return torch.nn.functional.cosine_similarity(x.mean.double(), y.mean.double(), dim=-1)
 
 
-def location(x: Gaussian, masked: Gaussian, others: Tensor, *, by: str = "kl") -> Floats:
+def location(x: Gaussian, masked: Gaussian, others: Tensor, similarity: Similarity = negative_kl) -> Floats:
     """[N] share of the other masked samples that fit x_i worse than its own masked version (a tie counts half).
 
-    others [N, K] from `neighbours`; `by` is "kl" (-KL(x || m)) or "cosine". The mean over i is the location AUC A.
+    others [N, K] from `neighbours`. The mean over i is the location AUC A.
     """
-    if by not in ("kl", "cosine"):
-        raise ValueError(f"by is {by!r}; 'kl' or 'cosine' is wanted.")
-    similarity = negative_kl if by == "kl" else cosine
     n, dim = x.mean.shape
     block = max(1, _ELEMENTS // max(1, others.shape[1] * dim))
     parts = []
@@ -82,8 +90,8 @@ def control(x: Gaussian, masked: Gaussian, *, pairs: int | None = None, seed: in
     """
     n = len(x.mean)
     if pairs is None or pairs >= n * (n - 1):
-        return _all_inside(x, masked) / (n * (n - 1)), n * (n - 1)
-    shifts = numpy_generator(seed, "control").permutation(np.arange(1, n))[: max(1, -(-pairs // n))]
+        return _crossed_inside(x, masked) / (n * (n - 1)), n * (n - 1)
+    shifts = numpy_generator(seed, "control").permutation(np.arange(1, n))[: max(1, math.ceil(pairs / n))]
     order = torch.from_numpy(numpy_generator(seed, "control order").permutation(n))
     shuffled, width = Gaussian(x.mean[order], x.logvar[order]), max(1, _ELEMENTS // max(1, x.mean.shape[1]) // n)
     inside = 0
@@ -96,7 +104,7 @@ def control(x: Gaussian, masked: Gaussian, *, pairs: int | None = None, seed: in
     return inside / (n * len(shifts)), n * len(shifts)
 
 
-def _all_inside(x: Gaussian, masked: Gaussian) -> int:
+def _crossed_inside(x: Gaussian, masked: Gaussian) -> int:
     """How many of all i != j have H(x_i in m_j) > 0, in blocks of bounded memory."""
     inside = 0
     for rows, columns, scores in score_blocks(x, masked, score="inclusion"):
@@ -126,9 +134,8 @@ class InclusionTest:
     @property
     def passed(self) -> bool:
         """The 95 % lower bounds of A - 1/2 and A - A_baseline exceed 0, and D > 1/2."""
-        return (
-            self.location.low > 0.5 and self.advantage is not None and self.advantage.low > 0 and self.direction > 0.5
-        )
+        ahead = self.advantage is not None and self.advantage.low > 0
+        return self.location.low > CHANCE and ahead and self.direction > CHANCE
 
     def metrics(self) -> dict[str, object]:
         """`direction`, `control`, `location`, `location_baseline`, and the intervals behind them."""
@@ -162,15 +169,37 @@ def inclusion_test(
             f"x is {tuple(x.mean.shape)} and masked {tuple(masked.mean.shape)}; matched rows must be alike."
         )
     others = neighbours(masked, seed=seed)
-    crossed, used = control(x, masked, pairs=pairs, seed=seed)
+    crossed, crossed_pairs = control(x, masked, pairs=pairs, seed=seed)
     own = location(x, masked, others)
-    other = None if baseline is None else location(*baseline, others, by="cosine")
+    by_cosine = None if baseline is None else location(*baseline, others, cosine)
     return InclusionTest(
         n=len(x.mean),
         direction=float((inclusion_score(x, masked) > 0).double().mean()),
         control=crossed,
-        control_pairs=used,
+        control_pairs=crossed_pairs,
         location=bootstrap(own, seed=seed),
-        location_baseline=None if other is None else bootstrap(other, seed=seed),
-        advantage=None if other is None else paired_bootstrap(own, other, seed=seed),
+        location_baseline=None if by_cosine is None else bootstrap(by_cosine, seed=seed),
+        advantage=None if by_cosine is None else paired_bootstrap(own, by_cosine, seed=seed),
     )
+
+
+def inclusion_section(model: Embedded, baseline: Embedded | None, seed: int) -> dict[str, object] | str:
+    """The inclusion test at mask level 1 under the schema's names, and at all levels under `levels`."""
+    levels: list[dict[str, object] | str] = []
+    for index in range(len(model.masked)):
+        x, masked, kept = model.level(index)
+        if len(kept) < 2:
+            levels.append(f"mask level {index + 1} masks {len(kept)} samples; 2 are needed")
+            continue
+        missing, pair = NO_BASELINE, None
+        if baseline is not None:
+            same = len(baseline.masked) > index and len(baseline.share[index]) == len(model.share[index])
+            missing, pair = "the baseline's masks do not match", baseline.level(index)[:2] if same else None
+        section = inclusion_test(x, masked, baseline=pair, pairs=CONTROL_PAIRS, seed=seed).metrics()
+        if pair is None:
+            section |= {"location_baseline": missing, "advantage": missing}
+        levels.append(section)
+    if not levels:
+        return "no masked copies were asked for"
+    first = levels[0]
+    return first if isinstance(first, str) else {**first, "levels": levels}

@@ -10,11 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from prolap.evaluation.evidence import Evidence
+from prolap.evaluation.captions import LEVELS
+from prolap.evaluation.protocol import Evidence
+from prolap.evaluation.traversal import Walk
 
-_LEVELS = ("0 general", "1", "2", "3 specific")
+_LEVEL_NAMES = ("0 general", "1", "2", "3 specific")
 _COLOURS = ("#d1495b", "#edae49", "#66a182", "#2e4057")
 _DPI = 130
+_LEAST = 3  # captions of a length whose mean is drawn
+_LEAST_COVERAGE = 0.05  # a handful of queries says nothing yet
+_STEPS = 9  # of a walk that are drawn; of a longer one the first and last four
 UNIT = "uncertainty u (mean log-variance, nats)"
 
 
@@ -61,10 +66,10 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
                 alpha=0.55,
                 color=colour,
                 linewidths=0,
-                label=f"level {_LEVELS[level]}",
+                label=f"level {_LEVEL_NAMES[level]}",
             )
     words, times = np.unique(table["length"], return_counts=True)
-    lengths = words[times >= 3]
+    lengths = words[times >= _LEAST]
     means = [table["u_random"][table["length"] == n].mean() for n in lengths]
     left.plot(lengths, means, color="black", linestyle="--", linewidth=1.4, label="random words, mean")
     left.set(xlabel="caption length (words)", ylabel=UNIT)
@@ -78,10 +83,10 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
 
 
 def _levels_axis(axis: Any, table: Mapping[str, Any], section: Mapping[str, Any]) -> None:
-    matched = section.get("by_level_matched") or {"lengths": [], "mean": [None] * 4}
-    used = np.isin(table["length"], matched["lengths"])
+    matched = section.get("by_level_matched") or {"lengths": [], "mean": [None] * LEVELS}
+    comparable = np.isin(table["length"], matched["lengths"])
     for level, colour in enumerate(_COLOURS):
-        values = table["u"][used & (table["level"] == level)]
+        values = table["u"][comparable & (table["level"] == level)]
         if len(values):
             box = axis.boxplot([values], positions=[level], widths=0.5, showfliers=False, patch_artist=True)
             box["boxes"][0].set(facecolor=colour, alpha=0.35, edgecolor=colour)
@@ -92,7 +97,7 @@ def _levels_axis(axis: Any, table: Mapping[str, Any], section: Mapping[str, Any]
         _legend_below(axis, 1)
     else:
         axis.text(0.5, 0.5, "no length is shared by all levels", ha="center", va="center", transform=axis.transAxes)
-    axis.set_xticks(range(4), _LEVELS)
+    axis.set_xticks(range(LEVELS), _LEVEL_NAMES)
     axis.set(xlabel="level of the caption", ylabel=UNIT)
     span = f"{min(matched['lengths'])} to {max(matched['lengths'])} words" if matched["lengths"] else "none"
     axis.set_title(f"matched length ({span}), partial {_text(section['level_partial'])}", fontsize=10)
@@ -118,7 +123,7 @@ def traversal_plot(evidence: Evidence, path: Path) -> Path:
     figure, axes = _figure(3, width=5.2, height=5.8)
     for axis in axes:
         axis.set_axis_off()
-    for axis, walk in zip(axes, evidence.paths, strict=False):
+    for axis, walk in zip(axes, evidence.walks, strict=False):
         _walk_axis(axis, walk)
     figure.suptitle(
         "Walks from the nearest caption (t = 0) to the label-free root (t = 1): "
@@ -126,31 +131,30 @@ def traversal_plot(evidence: Evidence, path: Path) -> Path:
         fontsize=11,
     )
     for level, colour in enumerate(_COLOURS):
-        axes[0].scatter([], [], s=46, color=colour, label=f"level {_LEVELS[level]}")
+        axes[0].scatter([], [], s=46, color=colour, label=f"level {_LEVEL_NAMES[level]}")
     axes[0].scatter([], [], s=46, facecolors="white", edgecolors="0.4", label="hollow: not in the clip's chain")
     figure.legend(loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     return _save(figure, path)
 
 
-def _walk_axis(axis: Any, walk: Mapping[str, Any]) -> None:
-    steps = walk["steps"]
-    shown = steps if len(steps) <= 9 else [*steps[:4], None, *steps[-4:]]
+def _walk_axis(axis: Any, walk: Walk) -> None:
+    steps, ends = walk.steps, _STEPS // 2
+    shown = steps if len(steps) <= _STEPS else [*steps[:ends], None, *steps[-ends:]]
     rows = 0.9 - min(0.09, 0.6 / max(1, len(shown) - 1)) * np.arange(len(shown))
     axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.text(0.03, 0.97, "t", va="center", ha="right", fontsize=8, color="0.45", style="italic")
     axis.plot([0.08] * len(rows), rows, color="0.75", linewidth=1.2, zorder=1)
     for y, step in zip(rows, shown, strict=True):
         if step is None:
-            axis.text(0.14, y, f"... {len(steps) - 8} more ...", va="center", fontsize=8, color="0.45")
+            axis.text(0.14, y, f"... {len(steps) - 2 * ends} more ...", va="center", fontsize=8, color="0.45")
             continue
-        first, _, text, level, inside = step
-        colour = _COLOURS[level] if 0 <= level < 4 else "0.5"
-        axis.scatter([0.08], [y], s=46, zorder=2, edgecolors=colour, facecolors=colour if inside else "white")
-        axis.text(0.14, y, _wrap(text, 54), va="center", fontsize=8, linespacing=1.05)
-        axis.text(0.03, y, f"{first:.2f}", va="center", ha="right", fontsize=7, color="0.45")
-    chain = [f"{level}: {_wrap(text, 60, '    ')}" for level, text in enumerate(walk["chain"])]
+        colour = _COLOURS[step.level] if 0 <= step.level < LEVELS else "0.5"
+        axis.scatter([0.08], [y], s=46, zorder=2, edgecolors=colour, facecolors=colour if step.in_chain else "white")
+        axis.text(0.14, y, _wrap(step.text, 54), va="center", fontsize=8, linespacing=1.05)
+        axis.text(0.03, y, f"{step.first:.2f}", va="center", ha="right", fontsize=7, color="0.45")
+    chain = [f"{level}: {_wrap(text, 60, '    ')}" for level, text in enumerate(walk.chain)]
     axis.text(0.0, 0.22, "the clip's chain\n" + "\n".join(chain), va="top", fontsize=8, color="0.25")
-    axis.set_title(f"clip {walk['clip']}: precision {walk['precision']:.2f}", fontsize=10)
+    axis.set_title(f"clip {walk.clip}: precision {walk.precision:.2f}", fontsize=10)
 
 
 def _wrap(text: str, width: int, indent: str = "") -> str:
@@ -184,8 +188,7 @@ def risk_plot(evidence: Evidence, path: Path) -> Path:
     figure, (axis,) = _figure()
     for (name, label), colour in zip((("t2a", "text to audio"), ("a2t", "audio to text")), _COLOURS[::3], strict=True):
         curve = evidence.risk[name]
-        # A handful of queries says nothing yet.
-        shown = curve.coverage >= min(0.05, 1.0)
+        shown = curve.coverage >= _LEAST_COVERAGE
         axis.plot(100 * curve.coverage[shown], 100 * curve.hit_rate[shown], color=colour, label=label)
         axis.axhline(100 * curve.hit_rate[-1], color=colour, linestyle="--", linewidth=1, alpha=0.6)
     axis.set(xlabel="queries answered, least uncertain first (%)", ylabel="R@1 (%)", xlim=(0, 100))
@@ -204,7 +207,7 @@ def write_plots(
         written.append(uncertainty_plot(metrics, evidence, out / "uncertainty.png"))
     if evidence.sweep:
         written.append(mask_plot(evidence, out / "masking.png"))
-    if evidence.paths:
+    if evidence.walks:
         written.append(traversal_plot(evidence, out / "traversal.png"))
     if evidence.risk:
         written.append(risk_plot(evidence, out / "risk_coverage.png"))

@@ -1,80 +1,160 @@
-"""The printed table: retrieval beside the baseline's, then the claims."""
+"""The report of an evaluation: metrics.json with the claims, the plots beside it, and the printed tables."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from prolap.evaluation.claims import Claim
+import torch
 
-_ROWS = (("t2a", "T->A"), ("a2t", "A->T"))
-_COLUMNS = (("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"), ("map10", "mAP@10"))
+from prolap.config import Config
+from prolap.config.loading import to_dict
+from prolap.data import AudioTextData
+from prolap.evaluation.claims import Claim, as_json, claims
+from prolap.evaluation.plots import write_plots
+from prolap.evaluation.protocol import evaluate
+from prolap.models.model import ProLAP
+from prolap.utils import environment
+from prolap.utils.files import write_text
+from prolap.utils.progress import Clock, shown
 
-
-def print_report(metrics: Mapping[str, Any], claims: Sequence[Claim], *, console: Any = None) -> None:
-    """Print retrieval of model and baseline (percent), on unseen source sets too, and what became of every claim."""
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError as error:  # pragma: no cover
-        raise ImportError("The report needs rich: pip install prolap[train]") from error
-    console = console or Console()
-    ours, theirs = metrics["retrieval"], (metrics.get("baseline") or {}).get("retrieval") or {}
-    chance = 100 * ours["chance_r1"]
-    sides = "model / baseline, " if theirs else ""
-    title = f"Retrieval, {sides}% (N = {ours['n']:,} clips, chance R@1 {chance:.2g})"
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for _, head in _COLUMNS:
-        table.add_column(head, justify="right")
-    _add(table, ours, theirs, "")
-    unseen = ours.get("unseen_sources")
-    if unseen:
-        table.add_section()
-        _add(table, unseen, theirs.get("unseen_sources") or {}, f"  unseen sources (n = {unseen['n']:,})")
-    console.print(table)
-    difference = ((metrics.get("comparison") or {}).get("retrieval") or {}).items()
-    for name, row in difference:
-        label = dict(_ROWS).get(name, "both")
-        low, high = 100 * row["r1"]["low"], 100 * row["r1"]["high"]
-        console.print(
-            f"R@1 minus the baseline's, {label}: {100 * row['r1']['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
-        )
-    console.print(_claim_table(Table, claims))
-    for claim in claims:
-        console.print(f"  {claim.name}: {claim.detail}", style="dim", highlight=False, soft_wrap=True)
-    judged = [claim.passed for claim in claims if claim.passed is not None]
-    rest = f"; {len(claims) - len(judged)} were not measured" if len(judged) < len(claims) else ""
-    console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
-
-
-def _add(table: Any, ours: Mapping[str, Any], theirs: Mapping[str, Any], note: str) -> None:
-    for key, label in _ROWS:
-        cells = [label + note]
-        for column, _ in _COLUMNS:
-            sides = [ours[key], theirs[key]] if theirs else [ours[key]]
-            cells.append(" / ".join(f"{100 * side[column]:.1f}" for side in sides))
-        table.add_row(*cells)
-
-
+SCHEMA_VERSION = 2
+"""Of metrics.json; goes up when a key changes its name or meaning."""
+DIRECTIONS = {"t2a": "T->A", "a2t": "A->T"}
+COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map10": "mAP@10"}
 _MARK = {True: "[green]passed[/green]", False: "[red]failed[/red]", None: "not measured"}
 
 
-def _claim_table(table_class: Any, claims: Sequence[Claim]) -> Any:
-    table = table_class(title="Claims of the paper", title_justify="left", show_lines=False)
-    for head, options in (
-        ("claim", {"no_wrap": True}),
-        ("value", {"justify": "right"}),
-        ("control", {"justify": "right"}),
-        ("threshold", {"justify": "right"}),
-        ("", {"no_wrap": True}),
-    ):
-        table.add_column(head, **options)
-    for claim in claims:
-        numbers = _number(claim.value), _number(claim.control), f"{claim.threshold:g}"
-        table.add_row(claim.name, *numbers, _MARK[claim.passed])
+def assess(
+    model: ProLAP,
+    data: AudioTextData,
+    config: Config,
+    path: Path,
+    *,
+    baseline: ProLAP | None = None,
+    log: Path | None = None,
+    clock: Clock | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate, check the claims, print the report and write metrics.json and plots; returns the content of metrics.json.
+
+    path: metrics.json; the plots stand beside it. log: train.jsonl of the run, for the plot of the loss terms. clock: has
+    timed the phases before and times `evaluate`. `config` sets device, seed, mask and workers.
+    """
+    clock = clock or Clock()
+    device = environment.pick_device(config.device)
+    with clock.phase("evaluate"), shown(progress):
+        evaluation = evaluate(
+            model.to(device),
+            data,
+            baseline=baseline and baseline.to(device),
+            seed=config.seed,
+            mask=config.mask,
+            workers=config.workers,
+        )
+        metrics, listed = evaluation.metrics, claims(evaluation.metrics)
+        log = log if log is not None and log.is_file() else None
+        plots = write_plots(metrics, evaluation.evidence, path.parent, log=log)
+    content = document(config, device, metrics, as_json(listed), clock.seconds())
+    write(path, content)
+    print_report(metrics, listed)
+    print(f"written: {path}" + "".join(f", {plot.name}" for plot in plots))
+    return content
+
+
+def document(
+    config: Config,
+    device: torch.device,
+    sections: Mapping[str, Any],
+    claims: Sequence[Mapping[str, Any]],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """metrics.json: the sections of `prolap.evaluation.protocol.evaluate` with all that says where they come from."""
+    versions = environment.versions(device)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "config": to_dict(config),
+        "seed": config.seed,
+        "commit": versions.pop("commit"),
+        "versions": versions,
+        **sections,
+        "claims": list(claims),
+        "seconds": dict(seconds),
+    }
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the document as strict JSON; a number that is not finite is an error that names it."""
+    for name, value in _numbers(content, ""):
+        if not math.isfinite(value):
+            raise ValueError(f"metrics: {name} is {value}, want a finite number or null with a reason.")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        return [pair for key, inner in value.items() for pair in _numbers(inner, f"{name}.{key}" if name else str(key))]
+    if isinstance(value, list | tuple):
+        return [pair for index, inner in enumerate(value) for pair in _numbers(inner, f"{name}[{index}]")]
+    return [(name, value)] if isinstance(value, float) else []
+
+
+def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console: Any = None) -> None:
+    """Print retrieval of model and baseline, also on unseen source sets, and each claim passed, failed or not measured."""
+    try:
+        from rich.console import Console
+    except ImportError as error:  # pragma: no cover
+        raise ImportError("The report needs rich: pip install prolap[train]") from error
+    console = console or Console()
+    console.print(_retrieval_table(metrics["retrieval"], (metrics.get("baseline") or {}).get("retrieval") or {}))
+    comparison = (metrics.get("comparison") or {}).get("retrieval") or {}
+    for name, row in comparison.items():
+        value, low, high = (100 * row["r1"][key] for key in ("value", "low", "high"))
+        label = DIRECTIONS.get(name, "both")
+        console.print(f"R@1 minus the baseline's, {label}: {value:+.1f} [{low:+.1f}, {high:+.1f}] points")
+    console.print(_claim_table(listed))
+    for claim in listed:
+        console.print(f"  {claim.name}: {claim.detail}", style="dim", highlight=False, soft_wrap=True)
+    judged = [claim.passed for claim in listed if claim.passed is not None]
+    rest = f"; {len(listed) - len(judged)} were not measured" if len(judged) < len(listed) else ""
+    console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
+
+
+def _retrieval_table(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Any:
+    from rich.table import Table
+
+    sides = "model / baseline, " if theirs else ""
+    title = f"Retrieval, {sides}% (N = {ours['n']:,} clips, chance R@1 {100 * ours['chance_r1']:.2g})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for head in COLUMNS.values():
+        table.add_column(head, justify="right")
+    unseen = ours.get("unseen_sources")
+    groups = [("", ours, theirs)]
+    if unseen:
+        note = f"  unseen sources (n = {unseen['n']:,})"
+        groups.append((note, unseen, theirs.get("unseen_sources") or {}))
+    for note, model, baseline in groups:
+        for key, label in DIRECTIONS.items():
+            rows = [model[key], baseline[key]] if baseline else [model[key]]
+            cells = (" / ".join(f"{100 * row[column]:.1f}" for row in rows) for column in COLUMNS)
+            table.add_row(label + note, *cells)
+        table.add_section()
     return table
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _claim_table(listed: Sequence[Claim]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="Claims of the paper", title_justify="left")
+    table.add_column("claim", no_wrap=True)
+    for head in ("value", "control", "threshold"):
+        table.add_column(head, justify="right")
+    table.add_column("", no_wrap=True)
+    for claim in listed:
+        numbers = ("-" if value is None else f"{value:.3f}" for value in (claim.value, claim.control))
+        table.add_row(claim.name, *numbers, f"{claim.threshold:g}", _MARK[claim.passed])
+    return table

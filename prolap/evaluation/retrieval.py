@@ -1,7 +1,11 @@
-"""Retrieval: R@k, mAP@k and risk-coverage, from the ranks of the relevant gallery items.
+"""Retrieval: R@k and mAP@k from the ranks of the relevant gallery items, and the section `retrieval` of metrics.json.
 
 Ranks are computed once for each query and kept, so every metric, also a paired comparison with another model, is a
 function of them. Ties are broken against us: an irrelevant item that scores as high as a relevant one comes first.
+
+Protocol: that of the audio literature (Koepke et al., "Audio retrieval with natural language queries", 2022; DCASE,
+language-based audio retrieval). Text to audio: every caption is a query and its clip the one relevant item. Audio to
+text: every clip is a query over all captions; R@k counts the best of its captions, mAP@10 divides by all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from prolap.evaluation.statistics import bootstrap
 from prolap_kernels import Gaussian, score_blocks
 
 _ROWS = 64  # of a block, counted at a time
@@ -45,9 +50,9 @@ class Ranks:
 
     def average_precision(self, k: int) -> NDArray[np.float64]:
         """[Q] (1/P) sum_i i / r_i over the sorted ranks r_i <= k: P counts the relevant items missed too."""
-        place = np.arange(1, self.ranks.shape[1] + 1)
-        found = (self.ranks > 0) & (self.ranks <= k)
-        precision: NDArray[np.float64] = np.where(found, place / np.maximum(self.ranks, 1), 0.0)
+        count = np.arange(1, self.ranks.shape[1] + 1)
+        within = (self.ranks > 0) & (self.ranks <= k)
+        precision: NDArray[np.float64] = np.where(within, count / np.maximum(self.ranks, 1), 0.0)
         return np.asarray(precision.sum(1) / self.positives, dtype=np.float64)
 
     @property
@@ -79,8 +84,8 @@ def ranks(
     """Ranks of the relevant items of each query, counted exactly over all scores in bounded blocks.
 
     `relevance[q]` is the index, or the indices, of the gallery items relevant to query q (binary). The i-th relevant
-    item, best first, has rank i + (number of irrelevant items that score at least as high). Counted, since a rank is
-    wanted however low it is, and the best k would not hold it. Scores are taken in float64 and rounded to float32, so
+    item, best first, has rank i + (number of irrelevant items that score at least as high). Ranks are counted over the
+    whole gallery, since a top-k search would not hold low ones. Scores are taken in float64 and rounded to float32, so
     that equal embeddings tie exactly wherever they stand in a matrix product. A score that is not finite is an error.
 
     Beyond the embeddings and numbers for each query and relevant item, memory is that of `score_blocks`: the same for
@@ -88,32 +93,32 @@ def ranks(
     """
     relevant = torch.from_numpy(_padded(relevance, len(gallery.mean)))
     if len(relevant) != len(queries.mean):
-        raise ValueError(f"relevance has {len(relevant)} rows for {len(queries.mean)} queries; one a query is wanted.")
+        raise ValueError(f"relevance has {len(relevant)} rows for {len(queries.mean)} queries; each query needs one.")
     valid, relevant = relevant >= 0, relevant.to(queries.mean.device)
-    walk = partial(score_blocks, queries, gallery, score=score, precise=True)
+    blocks = partial(score_blocks, queries, gallery, score=score, precise=True)
     best = torch.full(relevant.shape, -torch.inf, device=relevant.device)
-    for rows, columns, scores in walk(wanted=lambda rows, columns: len(_places(relevant[rows], columns)[0]) > 0):
-        query, place, item = _places(relevant[rows], columns)
-        best[rows][query, place] = scores[query, item]
+    for rows, columns, scores in blocks(wanted=lambda rows, columns: len(_inside(relevant[rows], columns)[0]) > 0):
+        query, slot, item = _inside(relevant[rows], columns)
+        best[rows][query, slot] = scores[query, item]
     best = best.sort(dim=1, descending=True).values
     above = torch.zeros_like(relevant)
-    for rows, columns, scores in walk():
+    for rows, columns, scores in blocks():
         if not all(map(math.isfinite, torch.stack(torch.aminmax(scores)).tolist())):
             raise ValueError(f"score {score!r} of queries {rows.start} to {rows.stop - 1} is not finite.")
-        query, _, item = _places(relevant[rows], columns)
+        query, _, item = _inside(relevant[rows], columns)
         scores[query, item] = -torch.inf
         # a few rows at a time: torch makes int64 of bools before it sums them
         for part, limits, count in zip(*(t.split(_ROWS) for t in (scores, best[rows], above[rows])), strict=True):
             for index, limit in enumerate(limits.T):
                 count[:, index] += (part >= limit[:, None]).sum(1)
-    found = torch.where(valid, above.cpu() + torch.arange(1, relevant.shape[1] + 1), 0)
-    return Ranks(found.numpy(), valid.sum(1).numpy(), len(gallery.mean))
+    result = torch.where(valid, above.cpu() + torch.arange(1, relevant.shape[1] + 1), 0)
+    return Ranks(result.numpy(), valid.sum(1).numpy(), len(gallery.mean))
 
 
-def _places(relevant: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Row and place in `relevant` of the items in these columns, and where among the columns each is."""
-    query, place = ((relevant >= columns.start) & (relevant < columns.stop)).nonzero(as_tuple=True)
-    return query, place, relevant[query, place] - columns.start
+def _inside(relevant: torch.Tensor, columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row and slot in `relevant` of the items that lie in these columns, and each one's index among the columns."""
+    query, slot = ((relevant >= columns.start) & (relevant < columns.stop)).nonzero(as_tuple=True)
+    return query, slot, relevant[query, slot] - columns.start
 
 
 def clips_to_captions(clip_of_caption: ArrayLike, clips: int) -> list[list[int]]:
@@ -167,33 +172,31 @@ def retrieve(audio: Gaussian, text: Gaussian, clip_of_caption: ArrayLike, *, sco
     )
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
-    """What retrieval gains when it may decline the queries it is least sure of."""
-
-    coverage: NDArray[np.float64]
-    """[steps] share of the queries answered, 1/N .. 1."""
-    hit_rate: NDArray[np.float64]
-    """[steps] mean hit among the answered ones; risk is 1 - hit_rate."""
-
-    def at(self, coverage: float) -> float:
-        """Hit rate at this coverage."""
-        return float(np.interp(coverage, self.coverage, self.hit_rate))
-
-    @property
-    def area(self) -> float:
-        """Mean risk over all coverages (AURC); lower is better."""
-        return float(1.0 - self.hit_rate.mean())
+def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_]) -> dict[str, object]:
+    """Both directions; `unseen_sources`: only clips of unseen source sets ask, and the gallery stays whole."""
+    rest: object = (
+        ranks.metrics(unseen) if unseen.any() else "no clip of the data set is marked as having unseen sources"
+    )
+    return {**ranks.metrics(), "unseen_sources": rest}
 
 
-def risk_coverage(hits: ArrayLike, uncertainty: ArrayLike) -> RiskCoverage:
-    """Answer the queries in ascending order of `uncertainty` [Q]; `hits` [Q] in 0..1.
+def retrieval_comparison(model: TwoWay, baseline: TwoWay, seed: int) -> dict[str, object]:
+    """R@1 of the model minus the baseline's, each query with itself; `mean` averages both directions per clip.
 
-    Queries of equal uncertainty count with the mean hit of their group, the expectation over their order.
+    Captions of one clip are resampled together. `mean.above_chance` is the model's own R@1 minus chance: two models at
+    chance are equal too.
     """
-    hit = np.asarray(hits, dtype=np.float64)
-    _, group = np.unique(np.asarray(uncertainty, dtype=np.float64), return_inverse=True)
-    size = np.bincount(group)
-    expected = (np.bincount(group, weights=hit) / size)[np.sort(group)]
-    count = np.arange(1, len(hit) + 1)
-    return RiskCoverage(count / len(hit), np.cumsum(expected) / count)
+    section: dict[str, object] = {}
+    differences, excesses = [], []
+    for name in ("t2a", "a2t"):
+        hits, baseline_hits = getattr(model, name).hits(1), getattr(baseline, name).hits(1)
+        clip = model.clip_of_caption if name == "t2a" else np.arange(len(hits))
+        queries = np.bincount(clip)
+        differences.append(np.bincount(clip, weights=hits - baseline_hits) / queries)
+        excesses.append(np.bincount(clip, weights=hits) / queries - getattr(model, name).chance_r1)
+        section[name] = {"r1": bootstrap(differences[-1], seed=seed)._asdict()}
+    section["mean"] = {
+        "r1": bootstrap(sum(differences) / 2, seed=seed)._asdict(),
+        "above_chance": bootstrap(sum(excesses) / 2, seed=seed)._asdict(),
+    }
+    return section

@@ -1,4 +1,4 @@
-"""Seeded bootstrap intervals, the area under the ROC curve, rank and partial correlations.
+"""Seeded bootstrap intervals, rank and partial correlations.
 
 An undefined value (a constant input, an empty class) is NaN and never an exception: the caller turns it into null
 with a reason.
@@ -18,6 +18,7 @@ from prolap.utils.seeding import numpy_generator
 Array = NDArray[np.float64]
 RESAMPLES = 2000
 _BLOCK = 4_000_000  # bootstrap weights held at a time
+_ROUNDING = 1e-12  # what is left of a variance when nothing is left but rounding
 
 
 class Interval(NamedTuple):
@@ -41,7 +42,7 @@ def scipy_stats() -> ModuleType:
 def _vector(name: str, values: ArrayLike) -> Array:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; a vector is wanted.")
+        raise ValueError(f"{name} has shape {array.shape}; want a vector.")
     return array
 
 
@@ -72,10 +73,10 @@ def _interval(value: float, draws: Array, level: float) -> Interval:
 
 
 def bootstrap(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
-    """Mean of `values` [N] with its percentile bootstrap interval: N draws with replacement, `resamples` times.
+    """Mean of `values` [N] with its percentile bootstrap interval (Efron and Tibshirani, 1993).
 
-    `low` is the lower end of the two-sided interval, so at level 0.95 it is a 97.5 % lower bound: stricter than a
-    one-sided 95 % bound.
+    Each of `resamples` resamples draws N values with replacement. `low` is the lower end of the two-sided interval: at
+    level 0.95 a 97.5 % lower bound, stricter than a one-sided 95 % bound.
     """
     array = _vector("values", values)
     if not len(array):
@@ -92,15 +93,6 @@ def paired_bootstrap(
     if len(a) != len(b):
         raise ValueError(f"first has {len(a)} values and second {len(b)}; paired samples must be equally many.")
     return bootstrap(a - b, seed=seed, resamples=resamples, level=level)
-
-
-def auc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """P(positive > negative) + P(positive = negative) / 2 over all pairs, by midranks."""
-    a, b = _vector("positive", positive), _vector("negative", negative)
-    if not len(a) or not len(b):
-        return float("nan")
-    ranks = scipy_stats().rankdata(np.concatenate([a, b]))
-    return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
 
 
 def _pearson(x: Array, y: Array) -> float:
@@ -148,16 +140,16 @@ def _standard(values: Array) -> Array:
     return centred / spread if spread > 0 else centred * 0.0
 
 
-def partial_spearman(x: ArrayLike, y: ArrayLike, given: ArrayLike) -> float:
-    """(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)) of Spearman's r, z = given.
+def partial_spearman(x: ArrayLike, y: ArrayLike, z: ArrayLike) -> float:
+    """(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)) of Spearman's r: x with y at fixed z.
 
     Takes a monotone effect of z away. NaN where x or y is a monotone function of z: nothing is left.
     """
-    xy, xz, yz = spearman(x, y), spearman(x, given), spearman(y, given)
+    xy, xz, yz = spearman(x, y), spearman(x, z), spearman(y, z)
     if np.isnan(xz) and not np.isnan(xy):
         return xy  # a constant z explains nothing
     left = (1 - xz * xz) * (1 - yz * yz)
-    return float((xy - xz * yz) / np.sqrt(left)) if left > 1e-12 else float("nan")
+    return float((xy - xz * yz) / np.sqrt(left)) if left > _ROUNDING else float("nan")
 
 
 def partial_within(x: ArrayLike, y: ArrayLike, groups: ArrayLike) -> float:

@@ -1,29 +1,45 @@
-"""Does uncertainty mean generality, or does it count words?
+"""Does uncertainty mean generality, or does it count words? And does it say which queries will fail?
 
 Sign convention: level 0 is the most general caption and level 3 the most specific. The claim is that specific captions
 are less uncertain, so length, level and their partials correlate *negatively* with u when the claim holds.
+
+Protocol: the correlation of length with u is published (ProLIP, ProLAP); random words of equal lengths, the partial of
+level at fixed length and wordy general captions are our controls. Risk and coverage: El-Yaniv and Wiener (2010).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from prolap.config import MaskConfig
+from prolap.evaluation.captions import LEVELS, Pool, word_counts
+from prolap.evaluation.embeddings import Embedded, masked_sounds, masked_texts
+from prolap.evaluation.retrieval import TwoWay
 from prolap.evaluation.statistics import (
     Interval,
+    bootstrap,
     partial_spearman,
     partial_within,
     spearman,
     spearman_difference,
 )
-from prolap.utils.seeding import numpy_generator
+from prolap.models.model import evaluating
+from prolap.utils.progress import watched
+from prolap.utils.seeding import torch_generator
 from prolap_kernels import Gaussian
 
-LEVELS = 4
+HALF = 0.5
+SWEEP = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9)
+"""Mask ratios of the plot."""
+SWEEP_CLIPS = 160
+UNKNOWN_LEVELS = "no caption has a known level"
+Section = dict[str, Any]
 Floats = NDArray[np.float64]
 
 
@@ -35,18 +51,6 @@ def mean_logvar(z: Gaussian) -> Floats:
 def trace(z: Gaussian) -> Floats:
     """sum_d v_d, [N]: with diagonal variances it can order samples the other way round than u."""
     return torch.exp(z.logvar.double()).sum(-1).numpy()
-
-
-def word_counts(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Length of each text in words (runs of non-space)."""
-    return np.array([len(text.split()) for text in texts], dtype=np.int64)
-
-
-def random_word_strings(texts: Sequence[str], *, seed: int = 0) -> list[str]:
-    """For each text a meaningless one of as many words, drawn evenly from the distinct words of all texts."""
-    words = sorted({word for text in texts for word in text.split()})
-    generator = numpy_generator(seed, "random words")
-    return [" ".join(words[i] for i in generator.integers(len(words), size=len(text.split()))) for text in texts]
 
 
 class LengthTest(NamedTuple):
@@ -116,10 +120,147 @@ class Matched(NamedTuple):
 def by_level_matched(level: ArrayLike, u: ArrayLike, length: ArrayLike, *, least: int = 3) -> Matched:
     """Levels compared on equal terms: only lengths at which all levels have `least` captions, each length once."""
     levels, lengths, values = np.asarray(level), np.asarray(length), np.asarray(u, dtype=np.float64)
-    used, rows = [], []
+    kept, rows = [], []
     for words in np.unique(lengths):
         cells = [values[(lengths == words) & (levels == k)] for k in range(LEVELS)]
         if min(map(len, cells)) >= least:
-            used.append(int(words))
+            kept.append(int(words))
             rows.append([float(cell.mean()) for cell in cells])
-    return Matched(used, np.mean(rows, axis=0).tolist() if rows else [float("nan")] * LEVELS)
+    return Matched(kept, np.mean(rows, axis=0).tolist() if rows else [float("nan")] * LEVELS)
+
+
+@dataclass(frozen=True)
+class RiskCoverage:
+    """What retrieval gains when it may decline the queries it is least sure of."""
+
+    coverage: NDArray[np.float64]
+    """[steps] share of the queries answered, 1/N .. 1."""
+    hit_rate: NDArray[np.float64]
+    """[steps] mean hit among the answered ones; risk is 1 - hit_rate."""
+
+    def at(self, coverage: float) -> float:
+        """Hit rate at this coverage."""
+        return float(np.interp(coverage, self.coverage, self.hit_rate))
+
+    @property
+    def area(self) -> float:
+        """Mean risk over all coverages (AURC); lower is better."""
+        return float(1.0 - self.hit_rate.mean())
+
+
+def risk_coverage(hits: ArrayLike, uncertainty: ArrayLike) -> RiskCoverage:
+    """Answer the queries in ascending order of `uncertainty` [Q]; `hits` [Q] in 0..1.
+
+    Queries of equal uncertainty count with the mean hit of their group, the expectation over their order.
+    """
+    hit = np.asarray(hits, dtype=np.float64)
+    _, group = np.unique(np.asarray(uncertainty, dtype=np.float64), return_inverse=True)
+    size = np.bincount(group)
+    expected = (np.bincount(group, weights=hit) / size)[np.sort(group)]
+    count = np.arange(1, len(hit) + 1)
+    return RiskCoverage(count / len(hit), np.cumsum(expected) / count)
+
+
+def uncertainty_section(
+    pool: Pool, rows: NDArray[np.int64], z: Gaussian, random: Gaussian, seed: int
+) -> tuple[Section, dict[str, NDArray[Any]]]:
+    """Length, level and generality. `z` embeds the whole pool; `rows` is its level-balanced sample, `random` embeds
+    random word strings of the lengths of `rows`. Also returns the table behind the plots.
+    """
+    u_all, length_all = mean_logvar(z), word_counts(pool.texts)
+    u, length, level, u_random = u_all[rows], length_all[rows], pool.level[rows], mean_logvar(random)
+    lengths = length_test(length, u, u_random, seed=seed)
+    section: Section = {
+        "captions": len(rows),
+        "length_spearman": lengths.real,
+        "length_spearman_random_words": lengths.random,
+        "length_difference": lengths.difference._asdict(),
+        "length_spearman_trace": spearman(length, trace(z)[rows]),
+        **_level_section(level, u, u_random, length),
+        **_generality_section(pool, u_all, length_all, seed),
+    }
+    return section, {"u": u, "u_random": u_random, "length": length, "level": level}
+
+
+def _level_section(level: NDArray[np.int64], u: Floats, u_random: Floats, length: NDArray[np.int64]) -> Section:
+    known = level >= 0
+    level, u, u_random, length = level[known], u[known], u_random[known], length[known]
+    section: Section = {
+        "level_partial": level_partial(level, u, length),
+        "level_partial_random_words": level_partial(level, u_random, length),
+        "level_partial_monotone": level_partial_monotone(level, u, length),
+        "by_level": by_level(level, u),
+        "by_level_matched": by_level_matched(level, u, length)._asdict(),
+    }
+    return section if known.any() else dict.fromkeys(section, UNKNOWN_LEVELS)
+
+
+def _generality_section(pool: Pool, u: Floats, length: NDArray[np.int64], seed: int) -> Section:
+    known = [own[pool.level[own] >= 0] for own in pool.of_clip]
+    rows = np.concatenate(known or [np.zeros(0, dtype=np.int64)])
+    clip = np.repeat(np.arange(len(known)), [len(own) for own in known])
+    rates = wordy_general(pool.level[rows], u[rows], length[rows], clip) if len(rows) else np.zeros(0)
+    if not len(rates):
+        reason = "no clip has a more general caption with more words than a more specific one"
+        return {"wordy_general_rate": reason, "wordy_general_interval": reason}
+    interval = bootstrap(rates, seed=seed)
+    return {"wordy_general_rate": interval.value, "wordy_general_interval": interval._asdict()}
+
+
+def risk_section(
+    ranks: TwoWay, audio: Gaussian, text: Gaussian, length: NDArray[np.int64], seed: int
+) -> tuple[Section, dict[str, RiskCoverage]]:
+    """R@1 with the most uncertain half of the queries left out, against all of them; and the curves, by direction.
+
+    `gain` is the difference with its bootstrap interval; `half_by_length` (text queries) leaves the shortest half out.
+    """
+    section: Section = {}
+    curves = {}
+    for name, result, z in (("t2a", ranks.t2a, text), ("a2t", ranks.a2t, audio)):
+        hits, u = result.hits(1), mean_logvar(z)
+        curve = curves[name] = risk_coverage(hits, u)
+        row: Section = {"full": float(hits.mean()), "half": curve.at(HALF), "area": curve.area}
+        row["gain"] = _half_gain(hits, u, seed)._asdict()
+        if name == "t2a":
+            row["half_by_length"] = risk_coverage(hits, -length).at(HALF)
+        section[name] = row
+    return section, curves
+
+
+def _half_gain(hits: Floats, u: Floats, seed: int) -> Interval:
+    """Bootstrap of (mean hit of the more certain half) - (mean hit of all), the halves held fixed."""
+    threshold = np.median(u)
+    weight = (u < threshold) + 0.5 * (u == threshold)
+    return bootstrap((weight / weight.mean() - 1) * (hits - hits.mean()), seed=seed)
+
+
+def mask_means(embedded: Embedded) -> list[float]:
+    """Mean u unmasked, then at each mask level, over the same samples."""
+    plain = mean_logvar(embedded.plain)[embedded.rows.numpy()]
+    return [float(u.mean()) for u in (plain, *map(mean_logvar, embedded.masked))]
+
+
+def mask_sweep(
+    model: Any, data: Any, texts: Sequence[str], mask: MaskConfig, seed: int
+) -> dict[str, dict[str, list[float]]]:
+    """u against the share masked, one mask level at each of several ratios, on the first clips; texts one a clip.
+
+    By modality: `ratio` (the share masked in truth), `mean`, `low` and `high` (quartiles) of u.
+    """
+    clips = range(min(SWEEP_CLIPS, len(data)))
+    inputs = {"audio": data.features_batch(clips), "text": (texts[: len(clips)],)}
+    embed: dict[str, Any] = {"audio": masked_sounds, "text": masked_texts}
+    sweep: dict[str, dict[str, list[float]]] = {
+        name: {key: [] for key in ("ratio", "mean", "low", "high")} for name in inputs
+    }
+    with evaluating(model):
+        for ratio in watched(SWEEP, f"Masking {len(clips)} sounds and captions ever more", len(SWEEP)):
+            once = MaskConfig(ratio=ratio, mode=mask.mode, audio_copies=1, text_copies=1)
+            for name, curves in sweep.items():
+                generator = torch_generator(seed, "mask sweep", name)
+                (z,), share = embed[name](model, *inputs[name], once, generator)
+                u = mean_logvar(z)
+                values = (float(share.mean()), float(u.mean()), *np.quantile(u, [0.25, 0.75]).tolist())
+                for key, value in zip(curves, values, strict=True):
+                    curves[key].append(value)
+    return sweep

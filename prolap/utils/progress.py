@@ -54,6 +54,25 @@ def data_progress(wanted: bool) -> Callable[[str, int, int], None] | None:
     return tell
 
 
+class Clock:
+    """Seconds of a command by phase."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._phases: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside this block as `name`'s; a name may have several blocks."""
+        started = time.perf_counter()
+        yield
+        self._phases[name] = self._phases.get(name, 0.0) + time.perf_counter() - started
+
+    def seconds(self) -> dict[str, float]:
+        """By phase, and `total` since the clock was made."""
+        return self._phases | {"total": time.perf_counter() - self._started}
+
+
 class Meter:
     """Clips per second, and the share of the time that training waits for data, since the last reading."""
 

@@ -16,9 +16,9 @@ import torch
 
 import prolap
 from prolap.cli.main import main
-from prolap.config.loading import to_dict
-from prolap.evaluation import metrics
-from prolap.training.config import Config, load_config
+from prolap.config import Config
+from prolap.config.loading import load_config, to_dict
+from prolap.evaluation import report
 from tests.prolap.tiny import as_words, tiny_options
 
 
@@ -92,7 +92,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         int("not a number")
 
-    monkeypatch.setattr("prolap.training.config.load_config", broken)
+    monkeypatch.setattr("prolap.config.loading.load_config", broken)
     with pytest.raises(ValueError, match="invalid literal"):
         main(["train"])
 
@@ -110,7 +110,7 @@ def test_train_then_evaluate_with_a_baseline(data: Path, tmp_path: Path, capsys:
     assert "Retrieval" in told.out
     assert "Embedding 8 sounds ..." in told.err
     found = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert found["schema_version"] == metrics.SCHEMA_VERSION
+    assert found["schema_version"] == report.SCHEMA_VERSION
     assert found["config"]["batch_size"] == 4
     assert found["retrieval"]["n"] == 8
     assert 0 <= found["baseline"]["retrieval"]["t2a"]["r1"] <= 1
@@ -144,26 +144,26 @@ def test_interrupted_training_says_how_to_go_on(
     monkeypatch.setattr(training, "training_losses", interrupting)
     words = as_words(tiny_options(data, tmp_path / "run", optim__accumulate=1))
     assert main(["train", "--quiet", *words]) == 130
-    assert f"stopped at step 1; go on with `prolap train --resume {tmp_path / 'run'}`." in capsys.readouterr().err
+    assert f"stopped at step 1; resume with `prolap train --resume {tmp_path / 'run'}`." in capsys.readouterr().err
 
 
 def test_quickstart_gets_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
-    monkeypatch.setattr("prolap.cli.quickstart.run", seen.append)
+    monkeypatch.setattr("prolap.cli.quickstart.train_and_compare", seen.append)
     assert main(["quickstart", "--seed", "3"]) == 0
     assert seen == [load_config("quickstart", overrides=["seed=3"])]
 
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
-    content = metrics.document(
+    content = report.document(
         load_config(), torch.device("cpu"), {"retrieval": {"n": 3}}, [{"name": "a"}], {"total": 1.0}
     )
-    metrics.write(tmp_path / "metrics.json", content)
+    report.write(tmp_path / "metrics.json", content)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["config"] == json.loads(json.dumps(to_dict(load_config())))
     assert (found["seed"], found["retrieval"], found["claims"]) == (0, {"n": 3}, [{"name": "a"}])
     with pytest.raises(ValueError, match=r"retrieval.t2a\[1\] is nan"):
-        metrics.write(tmp_path / "bad.json", {"retrieval": {"t2a": [0.5, float("nan")]}})
+        report.write(tmp_path / "bad.json", {"retrieval": {"t2a": [0.5, float("nan")]}})
     assert not (tmp_path / "bad.json").exists()
 
 

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.image import imread
 
 from prolap.evaluation import plots
-from prolap.evaluation.evidence import Evidence
-from prolap.evaluation.retrieval import risk_coverage
-from prolap.evaluation.uncertainty import by_level_matched
+from prolap.evaluation.protocol import Evidence
+from prolap.evaluation.traversal import Step, Walk
+from prolap.evaluation.uncertainty import by_level_matched, risk_coverage
 
 
 def made() -> tuple[dict[str, Any], Evidence]:
@@ -21,9 +21,12 @@ def made() -> tuple[dict[str, Any], Evidence]:
     u = -4 - 0.4 * level + rng.normal(0, 0.2, 240)
     matched = by_level_matched(level, u, length)
     row = {"ratio": [0.0, 0.4, 0.9], "mean": [-5.0, -4.0, -3.0], "low": [-5.2, -4.4, -3.5], "high": [-4.8, -3.7, -2.6]}
-    steps = [(0.0, 0.4, "a slow low cello melody while applause starts", 3, True), (0.4, 1.0, "music", 0, False)]
+    steps = [
+        Step(0.0, 0.4, "a slow low cello melody while applause starts", 3, True),
+        Step(0.4, 1.0, "music", 0, False),
+    ]
     many = [
-        (i / 15, (i + 1) / 15, f"a caption of a certain length, number {i}, that goes on", i % 4, i % 2 == 0)
+        Step(i / 15, (i + 1) / 15, f"a caption of a certain length, number {i}, that goes on", i % 4, i % 2 == 0)
         for i in range(15)
     ]
     chain = ["music", "strings", "a cello", "a slow low cello melody while applause starts"]
@@ -37,7 +40,7 @@ def made() -> tuple[dict[str, Any], Evidence]:
     }, Evidence(
         captions={"u": u, "u_random": rng.normal(-4, 0.1, 240), "length": length, "level": level},
         sweep={"audio": row, "text": row},
-        paths=[{"clip": k, "precision": 0.5, "steps": s, "chain": chain} for k, s in enumerate((steps, many))],
+        walks=[Walk(k, 0.5, s, chain) for k, s in enumerate((steps, many))],
         risk={name: risk_coverage(rng.integers(0, 2, 100), rng.random(100)) for name in ("t2a", "a2t")},
     )
 

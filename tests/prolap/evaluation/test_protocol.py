@@ -11,8 +11,8 @@ from torch import Tensor
 from prolap.config import MaskConfig
 from prolap.data.dataset import Caption
 from prolap.evaluation.claims import claims
-from prolap.evaluation.embed import chosen, embed_sounds
-from prolap.evaluation.protocol import evaluate, evaluate_full, evaluate_retrieval, score_of
+from prolap.evaluation.embeddings import embed_sounds, rows_to_mask, score_of
+from prolap.evaluation.protocol import evaluate, evaluate_retrieval
 from prolap_kernels import Gaussian
 
 CLIPS = 40
@@ -128,7 +128,7 @@ def hash_of(text: str) -> int:
 
 @pytest.fixture(scope="module")
 def reading() -> dict[str, Any]:
-    return evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1)
+    return evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1).metrics
 
 
 def nulls(value: Any, path: str = "") -> list[str]:
@@ -188,7 +188,7 @@ def test_a_model_that_reads_passes_and_its_guessing_baseline_does_not(reading: d
 
 
 def test_a_model_that_counts_words_is_exposed() -> None:
-    found = evaluate(Model("counts"), World(), baseline=Model("reads"), seed=1)
+    found = evaluate(Model("counts"), World(), baseline=Model("reads"), seed=1).metrics
     assert found["uncertainty"]["length_spearman"] == pytest.approx(-1.0)
     assert found["uncertainty"]["length_spearman_random_words"] == pytest.approx(-1.0)
     assert found["uncertainty"]["level_partial"] is None
@@ -200,7 +200,7 @@ def test_a_model_that_counts_words_is_exposed() -> None:
 
 
 def test_a_guessing_model_is_at_chance() -> None:
-    found = evaluate(Model("guesses"), World(), baseline=Model("reads"), seed=1)
+    found = evaluate(Model("guesses"), World(), baseline=Model("reads"), seed=1).metrics
     assert found["retrieval"]["t2a"]["r10"] < 0.5
     walk = found["traversal"]["oracle"]
     assert walk["precision"] == pytest.approx(walk["chance"], abs=0.08)
@@ -212,13 +212,13 @@ def test_a_guessing_model_is_at_chance() -> None:
 def test_repeats_exactly_and_leaves_global_random_numbers_alone(reading: dict[str, Any]) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    again = evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1)
+    again = evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1).metrics
     assert torch.equal(before, torch.get_rng_state())
     assert again == reading
 
 
 def test_without_baseline_and_without_chains_there_are_reasons() -> None:
-    found = evaluate(Model("reads"), World(chains=False), seed=1)
+    found = evaluate(Model("reads"), World(chains=False), seed=1).metrics
     assert found["baseline"] == {"retrieval": None, "traversal": None}
     assert found["reasons"]["baseline.retrieval"] == "no baseline was given"
     assert "chain" in found["reasons"]["traversal"]
@@ -240,7 +240,7 @@ def test_a_deterministic_model_has_no_uncertainty_to_report() -> None:
     model = Model("reads")
     model.config = Settings
     assert score_of(model) == "dot"
-    found = evaluate(model, World(), baseline=Model("guesses"))
+    found = evaluate(model, World(), baseline=Model("guesses")).metrics
     assert found["uncertainty"] is None
     assert found["inclusion"] is None
     assert "deterministic" in found["reasons"]["uncertainty"]
@@ -255,25 +255,25 @@ def test_dev_retrieval_is_the_retrieval_section(reading: dict[str, Any]) -> None
 
 
 def test_evidence_for_the_plots() -> None:
-    evidence = evaluate_full(Model("reads"), World(), baseline=Model("guesses"), seed=1).evidence
+    evidence = evaluate(Model("reads"), World(), baseline=Model("guesses"), seed=1).evidence
     assert evidence.sweep["audio"]["ratio"][0] == 0.0
     assert evidence.sweep["audio"]["ratio"] == sorted(evidence.sweep["audio"]["ratio"])
     assert evidence.sweep["audio"]["mean"] == sorted(evidence.sweep["audio"]["mean"])
-    assert len(evidence.paths) == 3
-    for path in evidence.paths:
-        assert path["steps"][0][0] == 0.0
-        assert path["steps"][-1][1] == 1.0
-        assert len(path["chain"]) == 4
-    assert [p["precision"] for p in evidence.paths] == sorted((p["precision"] for p in evidence.paths), reverse=True)
+    assert len(evidence.walks) == 3
+    for walk in evidence.walks:
+        assert walk.steps[0].first == 0.0
+        assert walk.steps[-1].last == 1.0
+        assert len(walk.chain) == 4
+    assert [w.precision for w in evidence.walks] == sorted((w.precision for w in evidence.walks), reverse=True)
     assert evidence.risk["t2a"].hit_rate[-1] == 1.0
     assert len(evidence.captions["u"]) == len(evidence.captions["level"]) > 50
 
 
 def test_masked_samples_are_bounded_and_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prolap.evaluation.embed.MASKED_SAMPLES", 15)
-    monkeypatch.setattr("prolap.evaluation.embed.BATCH", 7)
+    monkeypatch.setattr("prolap.evaluation.embeddings.MASKED_SAMPLES", 15)
+    monkeypatch.setattr("prolap.evaluation.embeddings.BATCH", 7)
     found = embed_sounds([Model("reads")], World(), MaskConfig(), seed=2)[0]
-    rows = chosen(CLIPS, 2)
+    rows = rows_to_mask(CLIPS, 2)
     assert len(set(rows.tolist())) == 15
     assert torch.equal(found.rows, rows)
     assert found.plain.mean.shape == (CLIPS, DIM)

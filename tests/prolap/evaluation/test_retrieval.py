@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from prolap.evaluation.retrieval import clips_to_captions, ranks, retrieve, risk_coverage, summary
+from prolap.evaluation.retrieval import clips_to_captions, ranks, retrieve, summary
+from prolap.evaluation.uncertainty import risk_coverage
 from prolap_kernels import Gaussian, pairwise_score
 from prolap_kernels.search import SCRATCH
 from tests.live_memory import peak_bytes

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from prolap.evaluation.statistics import (
-    auc,
     bootstrap,
     paired_bootstrap,
     partial_spearman,
@@ -51,16 +50,6 @@ def test_paired_bootstrap_uses_the_pairing() -> None:
     assert 0.2 < paired.low < paired.value < paired.high < 0.4
     with pytest.raises(ValueError, match="equally many"):
         paired_bootstrap([1.0], [1.0, 2.0])
-
-
-def test_auc_counts_pairs_with_ties_as_half() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.integers(0, 6, 40), rng.integers(0, 5, 55)
-    brute = np.mean((a[:, None] > b) + 0.5 * (a[:, None] == b))
-    assert auc(a, b) == pytest.approx(brute)
-    assert auc([1, 1], [1, 1, 1]) == 0.5
-    assert auc([2, 3], [0, 1]) == 1.0
-    assert np.isnan(auc([], [1.0]))
 
 
 def test_spearman_has_midranks_and_is_nan_for_a_constant() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prolap.evaluation import uncertainty
-from prolap.evaluation.pool import balanced, caption_pool
+from prolap.evaluation.captions import balanced, caption_pool, random_word_strings, word_counts
 from prolap_kernels import Gaussian
 
 
@@ -42,10 +42,10 @@ def test_uncertainty_and_trace_can_order_samples_oppositely() -> None:
 
 def test_random_words_keep_lengths_and_nothing_else() -> None:
     texts = ["a slow cello", "music", "a dog barks while a bell rings", ""]
-    found = uncertainty.random_word_strings(texts, seed=1)
-    assert uncertainty.word_counts(found).tolist() == uncertainty.word_counts(texts).tolist() == [3, 1, 7, 0]
+    found = random_word_strings(texts, seed=1)
+    assert word_counts(found).tolist() == word_counts(texts).tolist() == [3, 1, 7, 0]
     assert {w for t in found for w in t.split()} <= {w for t in texts for w in t.split()}
-    assert found == uncertainty.random_word_strings(texts, seed=1) != uncertainty.random_word_strings(texts, seed=2)
+    assert found == random_word_strings(texts, seed=1) != random_word_strings(texts, seed=2)
 
 
 def test_the_controls_expose_a_model_that_counts_words() -> None:

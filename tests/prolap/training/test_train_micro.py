@@ -10,7 +10,7 @@ import torch
 
 from prolap.config.loading import to_dict
 from prolap.data import open_data
-from prolap.evaluation.embed import embed_masked_texts, embed_sounds
+from prolap.evaluation.embeddings import embed_masked_texts, embed_sounds
 from prolap.training.train import train
 from prolap.weights.checkpoint import load_model
 from tests.prolap.small_tokenizers import write_roberta

@@ -1,11 +1,12 @@
-"""From a model and a data set to Gaussians: sounds, captions and their masked versions.
+"""Embeddings of a data set: sounds, captions and their masked versions as Gaussians on the CPU.
 
-Each sound is read once for all models. Masks come from (seed, purpose, batch), so a model and its baseline of the same
+Each sound is read once for all models. Masks come from (seed, purpose, batch), so a model and a baseline of the same
 token grid see the same masks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,14 @@ from prolap.data.masking import recursive_masks
 from prolap.models.model import evaluating
 from prolap.utils.progress import watched
 from prolap.utils.seeding import numpy_generator, torch_generator
-from prolap_kernels import Gaussian
+from prolap_kernels import SCORES, Gaussian
 
 BATCH = 128
 TEXT_BATCH = 512
 MASKED_SAMPLES = 1000
+DEFAULT_SCORE = "csd"
+NO_BASELINE = "no baseline was given"
+"""The reason of a value that compares with one."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +50,109 @@ class Embedded:
         return pick(self.plain, self.rows[kept]), pick(self.masked[index], kept), kept
 
 
+def score_of(model: Any) -> str:
+    """The score of a pair's logit in this model: `config.loss.pairs.score`, or csd for a model without configuration."""
+    config = getattr(model, "config", None)
+    return DEFAULT_SCORE if config is None else str(config.loss.pairs.score)
+
+
+def is_probabilistic(score: str) -> bool:
+    """Whether a model with this score has log-variances that mean something."""
+    return SCORES[score].uses_logvar
+
+
 def pick(z: Gaussian, rows: Tensor) -> Gaussian:
     """Some rows of a Gaussian."""
     return Gaussian(z.mean[rows], z.logvar[rows])
 
 
-def cat(parts: Sequence[Gaussian]) -> Gaussian:
+def concatenate(parts: Sequence[Gaussian]) -> Gaussian:
     """Gaussians one below the other."""
     return Gaussian(torch.cat([z.mean for z in parts]), torch.cat([z.logvar for z in parts]))
 
 
-def flat(z: Gaussian) -> Gaussian:
-    """The same means with unit variances: a deterministic baseline, whose log-variances mean nothing."""
+def unit_variance(z: Gaussian) -> Gaussian:
+    """The same means with unit variances: for a deterministic model, whose log-variances mean nothing."""
     return Gaussian(z.mean, torch.zeros_like(z.logvar))
 
 
-def chosen(clips: int, seed: int) -> Tensor:
+def rows_to_mask(clips: int, seed: int) -> Tensor:
     """The samples that are masked: all, or a seeded `MASKED_SAMPLES` of them; ascending."""
     if clips <= MASKED_SAMPLES:
         return torch.arange(clips)
     draw = numpy_generator(seed, "masked samples").permutation(clips)[:MASKED_SAMPLES]
     return torch.from_numpy(np.sort(draw))
+
+
+def masked_sounds(
+    model: Any, audio: Tensor, frames: Tensor, mask: MaskConfig, generator: torch.Generator
+) -> tuple[list[Gaussian], Tensor]:
+    """`mask.audio_copies` recursively masked embeddings of a batch of sounds, and the share masked [copies, B]."""
+    device = _device(model)
+    audio, frames = audio.to(device), frames.to(device)
+    masks, share = _masks(model.audio_grid(audio, frames), mask.audio_copies, mask.ratio, generator)
+    return [_cpu(model.encode_audio(audio, frames, masked=m.to(device), mode=mask.mode)) for m in masks], share
+
+
+def masked_texts(
+    model: Any, texts: Sequence[str], mask: MaskConfig, generator: torch.Generator
+) -> tuple[list[Gaussian], Tensor]:
+    """`mask.text_copies` recursively masked embeddings of a batch of captions, and the share masked [copies, B]."""
+    device = _device(model)
+    tokens = model.vocabulary(list(texts)).to(device)
+    masks, share = _masks(model.text_grid(tokens), mask.text_copies, mask.ratio, generator)
+    return [_cpu(model.encode_text(tokens, masked=m.to(device), mode=mask.mode)) for m in masks], share
+
+
+def embed_sounds(
+    models: Sequence[Any], data: Any, mask: MaskConfig | None = None, *, seed: int = 0, workers: int = 0
+) -> list[Embedded]:
+    """Every sound of the data set by every model, and masked versions of `rows_to_mask` unless `mask` is None.
+
+    `workers` processes read ahead.
+    """
+    rows = rows_to_mask(len(data), seed) if mask else torch.zeros(0, dtype=torch.int64)
+    plain: list[list[Gaussian]] = [[] for _ in models]
+    masked: list[list[list[Gaussian]]] = [[] for _ in models]
+    shares: list[Tensor] = []
+    with evaluating(*models):
+        batches = in_order(data, BATCH, workers)
+        total = math.ceil(len(data) / BATCH)
+        for (first, *_), audio, frames in watched(batches, f"Embedding {len(data):,} sounds", total):
+            inside = rows[(rows >= first) & (rows < first + BATCH)] - first
+            for number, model in enumerate(models):
+                device = _device(model)
+                plain[number].append(_cpu(model.encode_audio(audio.to(device), frames.to(device))))
+                if mask and len(inside):
+                    generator = torch_generator(seed, "evaluation masks", "audio", first)
+                    copies, share = masked_sounds(model, audio[inside], frames[inside], mask, generator)
+                    masked[number].append(copies)
+                    if number == 0:
+                        shares.append(share)
+    share = torch.cat(shares, dim=1) if shares else torch.zeros(0, 0)
+    return [Embedded(concatenate(p), rows, _levels(m), share) for p, m in zip(plain, masked, strict=True)]
+
+
+def embed_texts(model: Any, texts: Sequence[str]) -> Gaussian:
+    """Captions to Gaussians, in the order of `texts`."""
+    with evaluating(model):
+        parts = [texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH)]
+        seen = watched(parts, f"Embedding {len(texts):,} captions", len(parts)) if len(texts) > 1 else parts
+        return concatenate([_cpu(model.embed_text(list(part))) for part in seen])
+
+
+def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0) -> Embedded:
+    """Captions with their masked versions."""
+    masked, shares = [], []
+    firsts = range(0, len(texts), TEXT_BATCH)
+    with evaluating(model):
+        for first in watched(firsts, f"Embedding {len(texts):,} captions, masked", len(firsts)):
+            generator = torch_generator(seed, "evaluation masks", "text", first)
+            copies, share = masked_texts(model, texts[first : first + TEXT_BATCH], mask, generator)
+            masked.append(copies)
+            shares.append(share)
+    plain = embed_texts(model, texts)
+    return Embedded(plain, torch.arange(len(texts)), _levels(masked), torch.cat(shares, dim=1))
 
 
 def _device(model: Any) -> torch.device:
@@ -78,84 +164,12 @@ def _cpu(z: Gaussian) -> Gaussian:
     return Gaussian(z.mean.detach().float().cpu(), z.logvar.detach().float().cpu())
 
 
-def _masks(grid: Tensor, mask: MaskConfig, copies: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+def _masks(grid: Tensor, copies: int, ratio: float, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
     grid = grid.cpu()
-    masks = recursive_masks(grid, copies, mask.ratio, generator)
+    masks = recursive_masks(grid, copies, ratio, generator)
     visible = grid.sum(1).clamp(min=1)
     return masks, torch.stack([m.sum(1) / visible for m in masks]) if masks else torch.zeros(0, len(grid))
 
 
-def masked_sounds(
-    model: Any, audio: Tensor, frames: Tensor, mask: MaskConfig, generator: torch.Generator, copies: int | None = None
-) -> tuple[list[Gaussian], Tensor]:
-    """`copies` recursively masked embeddings of a batch of sounds, and the share masked [copies, B]."""
-    device = _device(model)
-    audio, frames = audio.to(device), frames.to(device)
-    count = mask.audio_copies if copies is None else copies
-    masks, share = _masks(model.audio_grid(audio, frames), mask, count, generator)
-    return [_cpu(model.encode_audio(audio, frames, masked=m.to(device), mode=mask.mode)) for m in masks], share
-
-
-def masked_texts(
-    model: Any, texts: Sequence[str], mask: MaskConfig, generator: torch.Generator, copies: int | None = None
-) -> tuple[list[Gaussian], Tensor]:
-    """The same for a batch of captions."""
-    device = _device(model)
-    tokens = model.vocabulary(list(texts)).to(device)
-    count = mask.text_copies if copies is None else copies
-    masks, share = _masks(model.text_grid(tokens), mask, count, generator)
-    return [_cpu(model.encode_text(tokens, masked=m.to(device), mode=mask.mode)) for m in masks], share
-
-
-def embed_sounds(
-    models: Sequence[Any], data: Any, mask: MaskConfig | None = None, *, seed: int = 0, workers: int = 0
-) -> list[Embedded]:
-    """Every sound of the data set by every model, and masked versions of the `chosen` ones unless `mask` is None.
-
-    `workers` processes read ahead.
-    """
-    rows = chosen(len(data), seed) if mask else torch.zeros(0, dtype=torch.int64)
-    plain: list[list[Gaussian]] = [[] for _ in models]
-    hidden: list[list[list[Gaussian]]] = [[] for _ in models]
-    shares: list[Tensor] = []
-    with evaluating(*models):
-        batches = in_order(data, BATCH, workers)
-        for (first, *_), audio, frames in watched(batches, f"Embedding {len(data):,} sounds", -(-len(data) // BATCH)):
-            inside = rows[(rows >= first) & (rows < first + BATCH)] - first
-            for number, model in enumerate(models):
-                device = _device(model)
-                plain[number].append(_cpu(model.encode_audio(audio.to(device), frames.to(device))))
-                if mask and len(inside):
-                    generator = torch_generator(seed, "evaluation masks", "audio", first)
-                    copies, share = masked_sounds(model, audio[inside], frames[inside], mask, generator)
-                    hidden[number].append(copies)
-                    if number == 0:
-                        shares.append(share)
-    share = torch.cat(shares, dim=1) if shares else torch.zeros(0, 0)
-    return [Embedded(cat(p), rows, _levels(h), share) for p, h in zip(plain, hidden, strict=True)]
-
-
-def embed_texts(model: Any, texts: Sequence[str]) -> Gaussian:
-    """Captions to Gaussians on the CPU, in the order given."""
-    with evaluating(model):
-        parts = [texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH)]
-        seen = watched(parts, f"Embedding {len(texts):,} captions", len(parts)) if len(texts) > 1 else parts
-        return cat([_cpu(model.embed_text(list(part))) for part in seen])
-
-
-def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0) -> Embedded:
-    """Captions with their masked versions."""
-    hidden, shares = [], []
-    firsts = range(0, len(texts), TEXT_BATCH)
-    with evaluating(model):
-        for first in watched(firsts, f"Embedding {len(texts):,} captions, masked", len(firsts)):
-            generator = torch_generator(seed, "evaluation masks", "text", first)
-            copies, share = masked_texts(model, texts[first : first + TEXT_BATCH], mask, generator)
-            hidden.append(copies)
-            shares.append(share)
-    plain = embed_texts(model, texts)
-    return Embedded(plain, torch.arange(len(texts)), _levels(hidden), torch.cat(shares, dim=1))
-
-
 def _levels(batches: list[list[Gaussian]]) -> list[Gaussian]:
-    return [cat(parts) for parts in zip(*batches, strict=True)]
+    return [concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -1,0 +1,63 @@
+"""`prolap evaluate`: measure a trained model, beside a baseline if one is named."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add `evaluate` to the parser of the command line."""
+    command = commands.add_parser(
+        "evaluate",
+        help="evaluate a trained model",
+        description="Evaluate a run's best checkpoint: retrieval, uncertainty, inclusion test and audio traversal, each "
+        "with its control. Prints a report and writes metrics.json and plots into the run's folder.",
+        allow_abbrev=False,
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument(
+        "--baseline", type=Path, metavar="RUN", help="run of a deterministic model to compare with, e.g. preset siglip"
+    )
+    command.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint (default: best)")
+    command.add_argument("--split", choices=("dev", "test"), default="test", help="split (default: test)")
+    command.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write this file instead of RUN/metrics.json")
+    command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes that read sounds (default: as in training)"
+    )
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """The exit status, 0."""
+    from prolap.config.options import ConfigError
+
+    if rest:
+        raise ConfigError(f"unknown option {rest[0]!r} on the command line; `prolap evaluate --help` lists all.")
+    from prolap.data import open_data
+    from prolap.evaluation.report import assess
+    from prolap.utils import environment
+    from prolap.utils.progress import Clock, data_progress
+    from prolap.weights.checkpoint import load_model
+
+    clock, progress = Clock(), not arguments.quiet
+    model = load_model(arguments.run, arguments.which)
+    baseline = load_model(arguments.baseline, arguments.which) if arguments.baseline else None
+    config = replace(model.config, device=arguments.device)
+    if arguments.workers is not None:
+        if arguments.workers < 0:
+            raise ConfigError(f"workers: got {arguments.workers} on the command line, want 0 or more.")
+        config = replace(config, workers=arguments.workers)
+    environment.pick_device(config.device)  # raises before the data is opened
+    if arguments.data:
+        config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
+    data = open_data(config, arguments.split, data_progress(progress))
+    path = arguments.out or arguments.run / "metrics.json"
+    log = arguments.run / "train.jsonl"
+    assess(model, data, config, path, baseline=baseline, log=log, clock=clock, progress=progress)
+    return 0

@@ -1,0 +1,82 @@
+"""`prolap train`: train a model, or resume a run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+SIGNAL_STATUS = 128  # a shell reports a program that a signal ended by 128 + the signal's number
+
+_DESCRIPTION = """Train a model. Options build on a preset; a file overrides the preset, the command line overrides both.
+
+  prolap train --preset siglip --run runs/siglip
+  prolap train --config my.yaml --optim.lr 1e-4
+  prolap train --resume runs/siglip
+
+  --config FILE  A YAML or TOML file with the options below, nested by section.
+  --resume RUN   Continue the run in this folder; the weights end as if it had not been interrupted.
+  --quiet        Show no progress."""
+
+
+def add(commands: Any) -> None:
+    """Add `train` to the parser of the command line."""
+    command = commands.add_parser("train", help="train a model on your data", add_help=False, allow_abbrev=False)
+    command.add_argument("-h", "--help", action="store_true")
+    command.add_argument("--config")
+    command.add_argument("--resume")
+    command.add_argument("--quiet", action="store_true")
+    command.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """The exit status: 0, or 128 + the number of the signal that stopped training."""
+    from prolap.config.loading import load_config
+    from prolap.config.options import ConfigError
+
+    if arguments.help:
+        return _help(rest)
+    if arguments.resume and arguments.config:
+        raise ConfigError("--resume takes the configuration of the run; leave out --config.")
+    if arguments.resume:
+        from prolap.training.runs import CONFIG, load_run_config
+
+        load_run_config(Path(arguments.resume))  # raises if the folder holds no run
+        words = [*rest, f"--run={arguments.resume}"]
+        config = load_config(file=Path(arguments.resume) / CONFIG, overrides=words)
+    else:
+        config = load_config(file=arguments.config, overrides=rest)
+    from prolap.training.train import train
+
+    result = train(config, resume=bool(arguments.resume), progress=not arguments.quiet)
+    if result.signal:
+        print(f"stopped at step {result.step}; resume with `prolap train --resume {result.run}`.", file=sys.stderr)
+        return SIGNAL_STATUS + result.signal
+    best = f", best {config.best_metric} {result.best_value:.4f} at step {result.best_step}" if result.best_step else ""
+    early = " (no new best for a while)" if result.stopped == "early" else ""
+    print(f"{result.run}: {result.step} steps{early} in {result.seconds:.0f} s{best}")
+    return 0
+
+
+def _help(rest: list[str]) -> int:
+    """Print all options, with the defaults of the preset that is named, if one is."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError("the list of options needs the package tyro: pip install prolap[train]") from error
+    from prolap.config import Config
+    from prolap.config.loading import load_config
+
+    try:
+        tyro.cli(
+            Config,
+            default=load_config(overrides=rest),
+            args=["--help"],
+            prog="prolap train",
+            description=_DESCRIPTION,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
