@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
     check.add_argument("--config", help="YAML or TOML file with options of `prolap train`")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with all names, as JSON")
     check.add_argument("--quiet", action="store_true", help="no progress")
-    check.set_defaults(action=run)
+    check.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

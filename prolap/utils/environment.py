@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-import prolap
-from prolap.config.options import ConfigError
+from prolap.utils import __version__
 
 _PACKAGES = ("torch", "torchaudio", "triton", "numpy")
 
@@ -21,7 +20,7 @@ def versions(device: torch.device | str = "cpu") -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
-        "prolap": prolap.__version__,
+        "prolap": __version__,
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
@@ -31,15 +30,15 @@ def versions(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one."""
+    """The device of a name; `auto` is a GPU if there is one. Errors: ValueError for no device, or a GPU that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device: got {name!r}, want auto, cpu, cuda or cuda:<number>.") from error
+        raise ValueError(f"device: got {name!r}, want auto, cpu, cuda or cuda:<number>.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: got {name!r}, but torch finds no GPU.")
+        raise ValueError(f"device: got {name!r}, but torch finds no GPU.")
     return device
 
 

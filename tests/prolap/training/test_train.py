@@ -277,7 +277,7 @@ def test_tensorboard_has_the_same_numbers(data: Path, tmp_path: Path) -> None:
 
 def test_devices() -> None:
     assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="device: got 'abacus'"):
+    with pytest.raises(ValueError, match="device: got 'abacus'"):
         pick_device("abacus")
 
 
