@@ -5,59 +5,89 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import BaseConfig
+    from prolap.config import Config
     from prolap.data.files.check import Findings
 
-NAMES = 10  # of each kind of trouble are printed; --json has them all
+SPLITS = ("train", "dev", "test")
+NAMES = 10  # printed of each kind of problem; --json has them all
+UNBOUNDED = 1 << 20  # tokens
+SECONDS_PER_HOUR = 3600
 
 
 def add(commands: Any) -> None:
-    """Put `data` with its subcommands into the parser of the command line."""
-    data = commands.add_parser("data", help="look at a data set before training on it", allow_abbrev=False)
+    """Add `data` and its subcommand `check` to the parser of the command line."""
+    data = commands.add_parser("data", help="check a data set before training on it", allow_abbrev=False)
     inner = data.add_subparsers(required=True, metavar="COMMAND")
     check = inner.add_parser(
         "check",
         help="decode a data set to its end and report on it",
         description="Decode every sound of a data set to its end and report: clips, captions, durations, sample rates, "
-        "channels, what is longer than data.seconds, data.eval_seconds or model.max_tokens, missing, broken, silent, clipped "
-        "and repeated sounds, and sounds that occur in several splits. Exit status 1 if sounds are broken.",
-        epilog="SPEC is what data.train takes: a manifest, audiocaps:FOLDER, clotho:FOLDER, folder:FOLDER, wds:PATTERN, "
-        "aac:NAME:FOLDER, or a sum of them. Options as of `prolap train`, e.g. --preset prolap --data.seconds 10.",
+        "channels; sounds and captions longer than data.seconds, data.eval_seconds and model.max_tokens; missing, broken, "
+        "silent, clipped and repeated sounds; sounds that occur in several splits. Exit status 1 if sounds are broken.",
+        epilog="Takes the options of `prolap train` too, e.g. --preset prolap --data.seconds 10.",
         allow_abbrev=False,
     )
-    check.add_argument("spec", metavar="SPEC")
+    check.add_argument(
+        "spec",
+        metavar="SPEC",
+        help="the data, named as data.train is: a manifest (.csv, .jsonl), audiocaps:FOLDER, clotho:FOLDER, folder:FOLDER, "
+        "wds:PATTERN, aac:NAME:FOLDER, or several of them joined by +",
+    )
     check.add_argument(
         "--split",
-        choices=("train", "dev", "test"),
+        choices=SPLITS,
         action="append",
-        help="may be repeated (default: all that the data set knows, else train)",
+        help="split to check; may be repeated (default: all that the layout knows, else train)",
     )
-    check.add_argument("--config", help="YAML or TOML file with options of `prolap train`")
+    check.add_argument("--config", metavar="FILE", help="YAML or TOML file with options of `prolap train`")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with all names, as JSON")
-    check.add_argument("--quiet", action="store_true", help="no progress")
+    check.add_argument("--quiet", action="store_true", help="show no progress")
     check.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status: 1 if sounds are broken, else 0."""
-    from prolap.data.files.check import check_split, overlaps
-    from prolap.data.union import parse
-    from prolap.training.config import load_config
-    from prolap.utils.progress import data_progress
+    from prolap.config.loading import load_config
+    from prolap.data.files.check import overlaps
 
     config = load_config(file=arguments.config, overrides=rest)
+    findings = []
+    for split in _checked(arguments, config):
+        findings.append(split)
+        print("\n".join(lines(split, config)))
+    if not findings:
+        raise FileNotFoundError(f"{arguments.spec}: no split was found.")
+    shared = [overlap for overlap in overlaps(findings, config.data.cache) if overlap[2]]
+    for first, second, sounds in shared:
+        print(f"{first} and {second} share {len(sounds)} sounds:" + _names(map(str, sounds)))
+    if arguments.json:
+        from prolap.utils.files import write_text
+
+        document = {
+            "splits": [split.document(config) for split in findings],
+            "overlap": [{"first": a, "second": b, "sounds": [c._asdict() for c in same]} for a, b, same in shared],
+        }
+        write_text(arguments.json, json.dumps(document, indent=2, ensure_ascii=False))
+    return 1 if any(split.broken for split in findings) else 0
+
+
+def _checked(arguments: argparse.Namespace, config: Config) -> Iterator[Findings]:
+    """The findings of each split of each part of the data, one after the other."""
+    from prolap.data.files.check import check_split
+    from prolap.data.union import parse
+    from prolap.utils.progress import data_progress
+
     parts = parse(arguments.spec)
     if not all(part.layout.recorded for part in parts):
-        raise ValueError("scenes are made by prolap itself and need no check; name files")
-    found = []
+        raise ValueError(f"SPEC: got {arguments.spec}, want files: prolap renders scenes itself, they need no check.")
     count_tokens = token_counter(config)
     for part in parts:
-        splits = arguments.split or (["train", "dev", "test"] if part.own_splits else ["train"])
+        splits = arguments.split or (SPLITS if part.own_splits else SPLITS[:1])
         for split in splits:
             try:
                 rows = part.rows(split)
@@ -66,26 +96,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                     raise
                 print(f"{part.name(split)}: left out ({error})")
                 continue
-            tell = data_progress(not arguments.quiet)
-            found.append(check_split(rows, part.name(split), config, count_tokens, tell))
-            print("\n".join(lines(found[-1], config)))
-    if not found:
-        raise FileNotFoundError(f"nothing of {arguments.spec} was found")
-    shared = [each for each in overlaps(found, config.data.cache) if each[2]]
-    for first, second, same in shared:
-        print(f"{first} and {second} share {len(same)} sounds:" + _names(map(str, same)))
-    if arguments.json:
-        from prolap.utils.files import write_text
-
-        document = {
-            "splits": [each.document(config) for each in found],
-            "overlap": [{"first": a, "second": b, "sounds": [c._asdict() for c in same]} for a, b, same in shared],
-        }
-        write_text(arguments.json, json.dumps(document, indent=2, ensure_ascii=False))
-    return 1 if any(each.broken for each in found) else 0
+            yield check_split(rows, part.name(split), config, count_tokens, data_progress(not arguments.quiet))
 
 
-def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int] | None]:
+def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | None]:
     """Lengths of captions in tokens of the configured text encoder, end tokens included; None without its tokenizer."""
     from dataclasses import replace
 
@@ -93,7 +107,7 @@ def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int]
     from prolap.models.model import build_tokenizer
 
     def count(texts: Sequence[str]) -> list[int] | None:
-        unbounded = replace(config, model=replace(config.model, max_tokens=1 << 20))
+        unbounded = replace(config, model=replace(config.model, max_tokens=UNBOUNDED))
         try:
             tokenizer = build_tokenizer(unbounded, texts)
         except (ConfigError, ImportError) as error:
@@ -104,36 +118,35 @@ def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int]
     return count
 
 
-def lines(found: Findings, config: BaseConfig) -> list[str]:
+def lines(split: Findings, config: Config) -> list[str]:
     """The report of a split."""
-    document = found.document(config)
-    seconds, longer = document["seconds"], document["longer_than"]
-    per_clip = document["captions"]["per_clip"]
-    out = [
-        f"{found.name}: {found.clips:,} clips, {document['captions']['total']:,} captions ({_shares(per_clip)} a clip)"
+    document = split.document(config)
+    seconds, longer, captions = document["seconds"], document["longer_than"], document["captions"]
+    report = [
+        f"{split.name}: {split.clips:,} clips, {captions['total']:,} captions ({_counts(captions['per_clip'])} a clip)"
     ]
-    if found.heard:
-        out.append(
+    if split.heard:
+        report.append(
             f"  seconds: {seconds['min']:.2f} to {seconds['max']:.2f}, median {seconds['median']:.2f}, "
-            f"{seconds['total'] / 3600:.2f} hours in all"
+            f"{seconds['total'] / SECONDS_PER_HOUR:.2f} hours in all"
         )
-        out.append(f"  Hz: {_shares(document['sample_rates'])}; channels: {_shares(document['channels'])}")
+        report.append(f"  Hz: {_counts(document['sample_rates'])}; channels: {_counts(document['channels'])}")
     for name in ("data.seconds", "data.eval_seconds"):
-        out.append(f"  longer than {name} = {longer[name]['limit']:g}: {longer[name]['sounds']:,} sounds")
-    if found.long_captions is not None:
-        out.append(f"  longer than model.max_tokens = {config.model.max_tokens}: {found.long_captions:,} captions")
-    troubles: dict[str, list[str]] = {
-        "without a file": found.missing,
-        "unusable": [f"{name}: {reason}" for name, reason in found.unusable.items()],
-        "broken": [f"{name}: {reason}" for name, reason in found.broken.items()],
-        "silent": found.silent,
-        "clipped": found.clipped,
-        "the same as another": [str(each) for each in found.duplicates],
+        report.append(f"  longer than {name} = {longer[name]['limit']:g}: {longer[name]['sounds']:,} sounds")
+    if split.long_captions is not None:
+        report.append(f"  longer than model.max_tokens = {config.model.max_tokens}: {split.long_captions:,} captions")
+    problems: dict[str, list[str]] = {
+        "without a file": split.missing,
+        "unusable": [f"{name}: {reason}" for name, reason in split.unusable.items()],
+        "broken": [f"{name}: {reason}" for name, reason in split.broken.items()],
+        "silent": split.silent,
+        "clipped": split.clipped,
+        "the same as another": [str(sound) for sound in split.duplicates],
     }
-    return out + [f"  {what}: {len(names):,}" + _names(names) for what, names in troubles.items() if names]
+    return report + [f"  {problem}: {len(names):,}" + _names(names) for problem, names in problems.items() if names]
 
 
-def _shares(counts: dict[str, int]) -> str:
+def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{value} ({count:,})" if len(counts) > 1 else value for value, count in counts.items()) or "none"
 
 

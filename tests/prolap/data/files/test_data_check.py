@@ -82,7 +82,7 @@ def test_errors_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["data", "check", f"folder:{tmp_path}", "--data.secnds=3"]) == 2
     assert main(["data", "check", "scenes"]) == 2
     errors = capsys.readouterr().err
-    assert "scenes are made" in errors
+    assert "scenes itself" in errors
     assert f"nothing of audiocaps:{tmp_path} was found" in errors
     assert "want aac:NAME:FOLDER, " in errors
     assert "did you mean data.seconds" in errors
