@@ -83,6 +83,6 @@ def test_errors_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["data", "check", "scenes"]) == 2
     errors = capsys.readouterr().err
     assert "scenes itself" in errors
-    assert f"nothing of audiocaps:{tmp_path} was found" in errors
+    assert f"audiocaps:{tmp_path}: no split was found" in errors
     assert "want aac:NAME:FOLDER, " in errors
     assert "did you mean data.seconds" in errors
