@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import Config
+    from prolap.config import BaseConfig
     from prolap.data.files.check import Findings
 
 SPLITS = ("train", "dev", "test")
@@ -52,8 +52,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status: 1 if sounds are broken, else 0."""
-    from prolap.config.loading import load_config
     from prolap.data.files.check import overlaps
+    from prolap.training.config import load_config
 
     config = load_config(file=arguments.config, overrides=rest)
     findings = []
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 1 if any(split.broken for split in findings) else 0
 
 
-def _checked(arguments: argparse.Namespace, config: Config) -> Iterator[Findings]:
+def _checked(arguments: argparse.Namespace, config: BaseConfig) -> Iterator[Findings]:
     """The findings of each split of each part of the data, one after the other."""
     from prolap.data.files.check import check_split
     from prolap.data.union import parse
@@ -99,7 +99,7 @@ def _checked(arguments: argparse.Namespace, config: Config) -> Iterator[Findings
             yield check_split(rows, part.name(split), config, count_tokens, data_progress(not arguments.quiet))
 
 
-def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | None]:
+def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int] | None]:
     """Lengths of captions in tokens of the configured text encoder, end tokens included; None without its tokenizer."""
     from dataclasses import replace
 
@@ -118,7 +118,7 @@ def token_counter(config: Config) -> Callable[[Sequence[str]], Sequence[int] | N
     return count
 
 
-def lines(split: Findings, config: Config) -> list[str]:
+def lines(split: Findings, config: BaseConfig) -> list[str]:
     """The report of a split."""
     document = split.document(config)
     seconds, longer, captions = document["seconds"], document["longer_than"], document["captions"]

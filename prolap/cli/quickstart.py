@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prolap.config import Config
+    from prolap.training.config import Config
 
 PLANNED = {"render": 60.0, "train": 180.0, "evaluate": 45.0}
 """Seconds that each phase takes at most on the two cores that the recipe was made for; past that the report says so."""
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status, 0; SystemExit with 128 + the signal's number if training was stopped."""
-    from prolap.config.loading import load_config
+    from prolap.training.config import load_config
 
     train_and_compare(load_config("quickstart", overrides=rest))
     return 0
@@ -79,18 +79,10 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
 
 def baseline_of(config: Config) -> Config:
     """The same model, data, steps and seed, trained on the inner products of the means alone (SigLIP)."""
-    from prolap.config import LossConfig, PairTerm
+    from prolap.training.terms import loss_config
 
-    loss = config.loss
-    pairs = PairTerm(score="dot", objective="sigmoid")
-    alone = LossConfig(
-        pairs=pairs,
-        scale_init=loss.scale_init,
-        bias_init=loss.bias_init,
-        scale_max=loss.scale_max,
-        scale_min=loss.scale_min,
-    )
-    return replace(config, loss=alone, run=f"{config.run}/baseline")
+    model = replace(config.model, score="dot")
+    return replace(config, model=model, loss=loss_config(), run=f"{config.run}/baseline")
 
 
 def slow_phases(seconds: Mapping[str, float]) -> list[str]:

@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status: 0, or 128 + the number of the signal that stopped training."""
-    from prolap.config.loading import load_config
     from prolap.config.options import ConfigError
+    from prolap.training.config import load_config
 
     if arguments.help:
         return _help(rest)
@@ -65,8 +65,7 @@ def _help(rest: list[str]) -> int:
         import tyro
     except ImportError as error:
         raise ImportError("the list of options needs the package tyro: pip install prolap[train]") from error
-    from prolap.config import Config
-    from prolap.config.loading import load_config
+    from prolap.training.config import Config, load_config
 
     try:
         tyro.cli(

@@ -51,9 +51,9 @@ class Embedded:
 
 
 def score_of(model: Any) -> str:
-    """The score of a pair's logit in this model: `config.loss.pairs.score`, or csd for a model without configuration."""
+    """The score of a pair's logit in this model: `config.model.score`, or csd for a model without configuration."""
     config = getattr(model, "config", None)
-    return DEFAULT_SCORE if config is None else str(config.loss.pairs.score)
+    return DEFAULT_SCORE if config is None else str(config.model.score)
 
 
 def is_probabilistic(score: str) -> bool:

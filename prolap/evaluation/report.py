@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from prolap.config import Config
+from prolap.config import BaseConfig
 from prolap.config.loading import to_dict
 from prolap.data import AudioTextData
 from prolap.evaluation.claims import Claim, as_json, claims
@@ -31,7 +31,7 @@ _MARK = {True: "[green]passed[/green]", False: "[red]failed[/red]", None: "not m
 def assess(
     model: ProLAP,
     data: AudioTextData,
-    config: Config,
+    config: BaseConfig,
     path: Path,
     *,
     baseline: ProLAP | None = None,
@@ -66,7 +66,7 @@ def assess(
 
 
 def document(
-    config: Config,
+    config: BaseConfig,
     device: torch.device,
     sections: Mapping[str, Any],
     claims: Sequence[Mapping[str, Any]],

@@ -16,9 +16,9 @@ import torch
 
 import prolap
 from prolap.cli.main import main
-from prolap.config import Config
-from prolap.config.loading import load_config, to_dict
+from prolap.config.loading import to_dict
 from prolap.evaluation import report
+from prolap.training.config import Config, load_config
 from tests.prolap.tiny import as_words, tiny_options
 
 
@@ -92,7 +92,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         int("not a number")
 
-    monkeypatch.setattr("prolap.config.loading.load_config", broken)
+    monkeypatch.setattr("prolap.training.config.load_config", broken)
     with pytest.raises(ValueError, match="invalid literal"):
         main(["train"])
 

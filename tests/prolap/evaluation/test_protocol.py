@@ -231,9 +231,8 @@ def test_without_baseline_and_without_chains_there_are_reasons() -> None:
 
 
 class Settings:
-    class loss:
-        class pairs:
-            score = "dot"
+    class model:
+        score = "dot"
 
 
 def test_a_deterministic_model_has_no_uncertainty_to_report() -> None:
