@@ -42,11 +42,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.data import open_data
     from prolap.evaluation.report import assess
     from prolap.utils import environment
-    from prolap.utils.progress import Clock, data_progress
-    from prolap.weights.checkpoint import load_model
+    from prolap.utils.progress import Clock, data_progress, shown
+    from prolap.weights.checkpoint import load_model, model_of, read, resolve
 
     clock, progress = Clock(), not arguments.quiet
-    model = load_model(arguments.run, arguments.which)
+    checkpoint = read(resolve(arguments.run, arguments.which))
+    model = model_of(checkpoint)
     baseline = load_model(arguments.baseline, arguments.which) if arguments.baseline else None
     config = replace(model.config, device=arguments.device)
     if arguments.workers is not None:
@@ -59,5 +60,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = open_data(config, arguments.split, data_progress(progress))
     path = arguments.out or arguments.run / "metrics.json"
     log = arguments.run / "train.jsonl"
-    assess(model, data, config, path, baseline=baseline, log=log, clock=clock, progress=progress)
+    with shown(progress):
+        settings = checkpoint.state["config"]
+        assess(model, data, config, path, baseline=baseline, log=log, clock=clock, settings=settings)
     return 0

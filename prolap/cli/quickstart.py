@@ -47,7 +47,7 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
     """
     from prolap.data import open_data
     from prolap.evaluation.report import assess
-    from prolap.utils.progress import Clock
+    from prolap.utils.progress import Clock, shown
     from prolap.weights.checkpoint import load_model
 
     clock, folder = Clock(), Path(config.run)
@@ -61,16 +61,10 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
         with clock.phase("train"):
             _train(each, progress)
     _announce("Evaluating both on test")
-    content = assess(
-        load_model(model_config.run),
-        data,
-        config,
-        folder / "metrics.json",
-        baseline=load_model(baseline_config.run),
-        log=Path(model_config.run) / "train.jsonl",
-        clock=clock,
-        progress=progress,
-    )
+    model, baseline = load_model(model_config.run), load_model(baseline_config.run)
+    log = Path(model_config.run) / "train.jsonl"
+    with shown(progress):
+        content = assess(model, data, config, folder / "metrics.json", baseline=baseline, log=log, clock=clock)
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in content["seconds"].items()))
     for sentence in slow_phases(content["seconds"]):
         print(sentence)

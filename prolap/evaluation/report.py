@@ -19,7 +19,7 @@ from prolap.evaluation.protocol import evaluate
 from prolap.models.model import ProLAP
 from prolap.utils import environment
 from prolap.utils.files import write_text
-from prolap.utils.progress import Clock, shown
+from prolap.utils.progress import Clock
 
 SCHEMA_VERSION = 2
 """Of metrics.json; goes up when a key changes its name or meaning."""
@@ -37,16 +37,17 @@ def assess(
     baseline: ProLAP | None = None,
     log: Path | None = None,
     clock: Clock | None = None,
-    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate, check the claims, print the report and write metrics.json and plots; returns the content of metrics.json.
 
-    path: metrics.json; the plots stand beside it. log: train.jsonl of the run, for the plot of the loss terms. clock: has
-    timed the phases before and times `evaluate`. `config` sets device, seed, mask and workers.
+    config: sets device, seed, mask and workers. path: metrics.json; the plots stand beside it. log: train.jsonl of the run,
+    for the plot of the loss terms. clock: has timed the phases before and times `evaluate`. settings: every option of
+    training, for metrics.json, where `config` does not hold the terms of the loss.
     """
     clock = clock or Clock()
     device = environment.pick_device(config.device)
-    with clock.phase("evaluate"), shown(progress):
+    with clock.phase("evaluate"):
         evaluation = evaluate(
             model.to(device),
             data,
@@ -58,7 +59,7 @@ def assess(
         metrics, listed = evaluation.metrics, claims(evaluation.metrics)
         log = log if log is not None and log.is_file() else None
         plots = write_plots(metrics, evaluation.evidence, path.parent, log=log)
-    content = document(config, device, metrics, as_json(listed), clock.seconds())
+    content = document({**(settings or {}), **to_dict(config)}, device, metrics, as_json(listed), clock.seconds())
     write(path, content)
     print_report(metrics, listed)
     print(f"written: {path}" + "".join(f", {plot.name}" for plot in plots))
@@ -66,7 +67,7 @@ def assess(
 
 
 def document(
-    config: BaseConfig,
+    config: Mapping[str, Any],
     device: torch.device,
     sections: Mapping[str, Any],
     claims: Sequence[Mapping[str, Any]],
@@ -76,8 +77,8 @@ def document(
     versions = environment.versions(device)
     return {
         "schema_version": SCHEMA_VERSION,
-        "config": to_dict(config),
-        "seed": config.seed,
+        "config": config,
+        "seed": config["seed"],
         "commit": versions.pop("commit"),
         "versions": versions,
         **sections,

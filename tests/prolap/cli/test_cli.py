@@ -156,7 +156,7 @@ def test_quickstart_gets_its_configuration(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_metrics_are_strict_json(tmp_path: Path) -> None:
     content = report.document(
-        load_config(), torch.device("cpu"), {"retrieval": {"n": 3}}, [{"name": "a"}], {"total": 1.0}
+        to_dict(load_config()), torch.device("cpu"), {"retrieval": {"n": 3}}, [{"name": "a"}], {"total": 1.0}
     )
     report.write(tmp_path / "metrics.json", content)
     found = json.loads((tmp_path / "metrics.json").read_text())
