@@ -76,7 +76,7 @@ def test_python_m_prolap_runs() -> None:
 
 def test_errors_are_one_sentence(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean optim.lr?" in error_of(["train", "--optim.lrr", "1"], capsys)
-    assert "is not a run that can be gone on with" in error_of(["train", "--resume", str(tmp_path)], capsys)
+    assert "is not a run that can be resumed" in error_of(["train", "--resume", str(tmp_path)], capsys)
     assert "cannot read the configuration" in error_of(["train", "--config", str(tmp_path / "no.yaml")], capsys)
     assert "leave out --config" in error_of(["train", "--config", "a.yaml", "--resume", "b"], capsys)
     assert "neither a run folder" in error_of(["evaluate", str(tmp_path)], capsys)
