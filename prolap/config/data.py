@@ -33,7 +33,7 @@ class DataConfig:
     """Where sounds and captions come from, and how sound becomes log-mel frames."""
 
     train: str = "scenes"
-    """`scenes` (the embedded soundfont scenes), a manifest (.csv, .jsonl), `LAYOUT:PLACE` (audiocaps:FOLDER, clotho:FOLDER,
+    """`scenes` (the embedded soundfont scenes), a manifest (.csv, .jsonl), `LAYOUT:PATH` (audiocaps:FOLDER, clotho:FOLDER,
     folder:FOLDER, wds:PATTERN, aac:NAME:FOLDER; `LAYOUT/SUBSET:PLACE` for another subset than the split's own), or several
     with weights, as in `audiocaps:/data/ac * 2 + clotho:/data/clotho`: a clip of weight 2 is drawn twice as often as one of
     weight 1."""

@@ -13,7 +13,7 @@ from prolap.utils.seeding import torch_generator
 
 
 class Augment:
-    """Drawn by (seed, epoch, clip), so the same whatever the workers, and after a resumption.
+    """Every change is drawn by (seed, epoch, clip): the same for any number of workers, and in a resumed run.
 
     Shapes: `wave` takes and gives [T], `mel` [frames, mels]; neither changes its argument.
     """
@@ -55,9 +55,8 @@ class Augment:
         from torchaudio import functional
 
         config, lowest = self.config, float(mel.min())
-        with _random_numbers(
-            torch_generator(self.seed, "specaugment", epoch, i)
-        ):  # torchaudio draws from the global ones
+        # torchaudio draws from the global random numbers
+        with _random_numbers(torch_generator(self.seed, "specaugment", epoch, i)):
             for axis, count, width in (
                 (0, config.time_masks, config.time_width),
                 (1, config.band_masks, config.band_width),

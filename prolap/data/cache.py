@@ -44,7 +44,7 @@ def key(**facts: object) -> str:
 
 @contextmanager
 def reporter(progress: Progress | None) -> Iterator[Progress]:
-    """The given callback, or a bar in the terminal."""
+    """The callback itself, or a bar in the terminal if it is None."""
     if progress is not None:
         yield progress
         return
@@ -98,7 +98,7 @@ class LogMelCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic(path) as file:
                 np.savez(file, mel=mel)
-        # rounded whether it was just made or read, so that an interrupted run and its continuation see the same
+        # rounded whether it was just made or read, so that a resumed run sees the same
         return torch.from_numpy(mel.astype(np.float32))
 
     def _load(self, path: Path) -> np.ndarray | None:

@@ -31,7 +31,7 @@ class Features(Protocol):
     """The frames that an encoder of windows hears at once."""
     mean: float
     std: float
-    """What the values are about, on average; no promise."""
+    """Roughly the mean and the standard deviation of the values."""
 
     def frames(self, samples: int) -> int:
         """How many frames a waveform of so many samples has, at least 1."""

@@ -16,7 +16,7 @@ from prolap.data.mixing import Mixer
 from prolap.utils.seeding import numpy_generator, torch_generator
 
 Tokenizer = Callable[[list[str]], Tensor]
-AGAIN = 1 << 20  # what the n-th return of a clip within an epoch adds to the epoch that it is drawn by
+AGAIN = 1 << 20  # the n-th return of a clip within an epoch is drawn as if the epoch were epoch + n * AGAIN
 
 
 def draw_caption(captions: Sequence[Caption], weights: Sequence[float], level_draw: float, draw: float) -> Caption:
@@ -64,7 +64,7 @@ class Loader:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  a loader lives as long as its run
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The clips of an epoch, and the epoch that each is drawn by: of its n-th return within this one, epoch + n * AGAIN."""
+        """The clips of an epoch, and the number that each is drawn by: epoch + n * AGAIN for its n-th return."""
         own = getattr(self.data, "order", None)
         if own is None:
             order = numpy_generator(self.config.seed, "order", epoch).permutation(len(self.data))
@@ -86,8 +86,8 @@ class Loader:
             step, indices, epochs = 0, np.arange(self.size), np.zeros(self.size, np.int64)
         else:
             epoch, position = divmod(step, self.steps_per_epoch)
-            at = slice(position * self.size, (position + 1) * self.size)
-            indices, epochs = (values[at] for values in self._order(epoch))
+            inside = slice(position * self.size, (position + 1) * self.size)
+            indices, epochs = (values[inside] for values in self._order(epoch))
         weights = self.config.data.level_weights
         rows = list(zip(indices.tolist(), epochs.tolist(), strict=True))
         chosen = [draw_caption(self.data.captions(i), weights, *self._draws(epoch)[i]) for i, epoch in rows]

@@ -22,8 +22,9 @@ from prolap.weights.importers.translation import Report, Translation, bounded_sc
 
 FILE = "init.json"
 _UNTRAINED = ".logvar."
-_ANYWHERE = ("data.features", "data.sample_rate", "data.window", "data.hop", "data.mels", "model.audio", "model.text")
-_SAME = (*_ANYWHERE, "model.mean_head", "model.dim", "model.max_tokens", "model.logvar")
+_SAME = ("data.features", "data.sample_rate", "data.window", "data.hop", "data.mels", "model.audio", "model.text")
+_SAME += ("model.mean_head", "model.dim", "model.max_tokens", "model.logvar")
+"""Options that must be those of the run that the weights are from."""
 
 
 class FromRun:

@@ -1,4 +1,4 @@
-"""From what a data set says of its clips to those that can be used, with a report on the others."""
+"""The usable clips among the rows of a data set, and a report on the others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class Skipped:
 class Report:
     """What became of the rows."""
 
-    manifest: str
+    source: str
+    """The path of a manifest, or the name of the data set."""
     used: int
     skipped: tuple[Skipped, ...]
     missing: int = 0
@@ -68,7 +69,7 @@ class Report:
         write_text(Path(path), json.dumps(asdict(self), indent=2, ensure_ascii=False))
 
     def __str__(self) -> str:
-        text = f"{self.manifest}: {self.used} clips used, {len(self.skipped)} skipped"
+        text = f"{self.source}: {self.used} clips used, {len(self.skipped)} skipped"
         text += f" ({self.missing} of them without a file)" if self.missing else ""
         shown = [f"  row {skip.row}: {skip.audio or '(no audio)'}: {skip.reason}" for skip in self.skipped[:5]]
         more = [f"  and {len(self.skipped) - 5} more"] if len(self.skipped) > 5 else []
@@ -128,5 +129,5 @@ def check_rows(
                 show_progress(f"checking {Path(name).name}", number, len(rows))
     report = Report(name, len(entries), tuple(skipped), sum(skip.reason == NO_FILE for skip in skipped))
     if not entries:
-        raise ValueError(f"no row of the manifest is usable; {report}")
+        raise ValueError(f"no row is usable; {report}")
     return entries, report

@@ -31,14 +31,14 @@ class Sound(NamedTuple):
 
 
 class Common(NamedTuple):
-    """A sound that occurs twice."""
+    """A sound that occurs twice, and what of it is the same."""
 
     first: str
     second: str
-    how: Literal["content", "video"]
+    same: Literal["content", "video"]
 
     def __str__(self) -> str:
-        return f"{self.first} = {self.second} ({self.how})"
+        return f"{self.first} = {self.second} ({self.same})"
 
 
 def common(first: Sequence[Sound], second: Sequence[Sound], folder: str | None = None) -> list[Common]:
@@ -54,12 +54,12 @@ def common(first: Sequence[Sound], second: Sequence[Sound], folder: str | None =
                 by_id[sound.video.partition("@")[0]].append(sound)
         shared = []
         for sound in second:
-            if (same := by_content.find(sound.source)) is not None:
-                shared.append(Common(str(same), str(sound.source), "content"))
+            if (other := by_content.find(sound.source)) is not None:
+                shared.append(Common(str(other), str(sound.source), "content"))
                 continue
             name, _, start = sound.video.partition("@")
             starts = [(each, each.video.partition("@")[2]) for each in by_id.get(name, [])] if name else []
-            if original := next((each for each, other in starts if not start or not other or start == other), None):
+            if original := next((each for each, its in starts if not start or not its or start == its), None):
                 shared.append(Common(str(original.source), str(sound.source), "video"))
     return shared
 
@@ -69,8 +69,8 @@ def duplicates(sounds: Sequence[Sound], folder: str | None = None) -> list[Commo
     with Digests(folder) as digests:
         contents, repeated = _Contents([], digests), []
         for sound in sounds:
-            if (same := contents.find(sound.source)) is not None:
-                repeated.append(Common(str(same), str(sound.source), "content"))
+            if (other := contents.find(sound.source)) is not None:
+                repeated.append(Common(str(other), str(sound.source), "content"))
             contents.add(sound.source)
     return repeated
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class HTSAT(AudioEncoder):
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens hold sound and so may be masked. Bool [B, T], T = ceil(frames / window) · 64."""
         lengths = full_lengths(inputs, lengths).clamp(min=1)
-        windows = -(-inputs.shape[1] // self.window)
+        windows = math.ceil(inputs.shape[1] / self.window)
         time = torch.arange(windows * TIMES, device=inputs.device)
         middle = (time // TIMES) * self.window * FRAMES + (2 * (time % TIMES) + 1) * (
             FRAMES // TIMES // 2
@@ -109,7 +110,7 @@ class HTSAT(AudioEncoder):
         lengths = full_lengths(inputs, lengths).clamp(min=1)
         grid = self.grid(inputs, lengths)
         check_mask(masked, grid, mode, self.can_delete)
-        count = -(-lengths // self.window)  # windows of each row
+        count = (lengths + self.window - 1) // self.window  # windows of each row
         windows = torch.arange(grid.shape[1] // TOKENS, device=inputs.device)
         visible = (windows < count[:, None])[..., None].expand(-1, -1, TOKENS)
         hides = torch.zeros_like(lengths, dtype=torch.bool)

@@ -55,7 +55,7 @@ class TinyAudio(AudioEncoder):
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which patches hold sound and so may be masked. Bool [B, T], T = ceil(frames / PATCH)."""
         lengths = full_lengths(inputs, lengths)
-        patches = torch.arange(-(-inputs.shape[1] // PATCH), device=inputs.device)
+        patches = torch.arange(math.ceil(inputs.shape[1] / PATCH), device=inputs.device)
         return patches < ((lengths + PATCH // 2) // PATCH).clamp(min=1)[:, None]
 
     def forward(

@@ -32,7 +32,7 @@ def test_by_content(tmp_path: Path) -> None:
         (str(tmp_path / "a.wav"), str(tmp_path / "b.wav")),
         (str(tmp_path / "a.wav"), str(member)),
     ]
-    assert {each.how for each in found} == {"content"}
+    assert {each.same for each in found} == {"content"}
     assert common([sounds["d"]], [sounds["c"], Sound(tmp_path / "none.wav")], str(tmp_path / "cache")) == []
     again = duplicates([*sounds.values(), Sound(member)], str(tmp_path / "cache"))
     assert [each.second for each in again] == [str(tmp_path / "b.wav"), str(member)]
@@ -60,7 +60,7 @@ def test_by_video(tmp_path: Path) -> None:
         Sound(tmp_path / "e.wav", ""),
     ]
     found = common(first, second, str(tmp_path / "cache"))
-    assert [(Path(each.first).name, Path(each.second).name, each.how) for each in found] == [
+    assert [(Path(each.first).name, Path(each.second).name, each.same) for each in found] == [
         ("a.wav", "c.wav", "video"),
         ("b.wav", "e.wav", "video"),
     ]
