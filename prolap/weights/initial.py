@@ -22,8 +22,10 @@ from prolap.weights.importers.translation import Report, Translation, bounded_sc
 
 FILE = "init.json"
 _UNTRAINED = ".logvar."
-_SAME = ("data.features", "data.sample_rate", "data.window", "data.hop", "data.mels", "model.audio", "model.text")
-_SAME += ("model.mean_head", "model.dim", "model.max_tokens", "model.logvar")
+_SAME = (
+    *(f"data.{name}" for name in ("features", "sample_rate", "window", "hop", "mels")),
+    *(f"model.{name}" for name in ("audio", "text", "mean_head", "dim", "max_tokens", "logvar")),
+)
 """Options that must be those of the run that the weights are from."""
 
 
