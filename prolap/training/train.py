@@ -61,6 +61,7 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     TrainingStopped.
     """
     started = time.perf_counter()
+    mixes, trains_uncertainty = config.mixes, config.trains_uncertainty  # errors of `loss` come before data are read
     if config.threads:
         torch.set_num_threads(config.threads)
     device = environment.pick_device(config.device)
@@ -73,12 +74,12 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     data = open_data(config, "train", report_progress)
     dev = None if config.overfit else open_data(config, "dev", report_progress)
     texts = (caption.text for i in range(len(data)) for caption in data.captions(i))
-    model, report = initial.first_model(config, checkpoint, init, texts, config.trains_uncertainty)
+    model, report = initial.first_model(config, checkpoint, init, texts, trains_uncertainty)
     model = model.to(device)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))  # leave the caller's random numbers alone
         interrupt = stack.enter_context(Interrupt())
-        trainer = Trainer(config, model, Loader(data, model.vocabulary, config, config.mixes), dev, versions)
+        trainer = Trainer(config, model, Loader(data, model.vocabulary, config, mixes), dev, versions)
         if checkpoint:
             trainer.restore(checkpoint)
         if not resume:

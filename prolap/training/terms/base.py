@@ -69,7 +69,11 @@ class PairTerm(Term):
         return logit._replace(score=getattr(config, "score", None) or logit.score)
 
     def uses_logvar(self, config: Any, score: str) -> bool:
-        return SCORES[getattr(config, "score", None) or score].uses_logvar
+        own = getattr(config, "score", None)
+        if (own or score) not in SCORES:
+            option = f"loss.{self.name}.score" if own else "model.score"
+            raise ConfigError(f"{option}: got {own or score!r}, want one of {', '.join(SCORES)}.")
+        return SCORES[own or score].uses_logvar
 
 
 class MatchedTerm(Term):

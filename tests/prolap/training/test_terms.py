@@ -25,6 +25,7 @@ from prolap.training.terms import (
     mixes,
     needs_masks,
     register,
+    trains_uncertainty,
 )
 from prolap.training.terms.masked_pairs import MaskedPairsConfig
 from prolap.training.terms.pairs import PairsConfig
@@ -291,6 +292,13 @@ def test_repulsion_does_not_go_with_mixtures() -> None:
     assert not mixes(0, loss)
     with pytest.raises(ConfigError, match="loss.repulsion.weight: got 0.1 with mix.share 0.5, want 0"):
         mixes(0.5, loss)
+
+
+def test_an_unknown_score_is_named_with_its_option() -> None:
+    with pytest.raises(ConfigError, match="model.score: got 'cosine', want one of "):
+        trains_uncertainty(loss_config(), "cosine")
+    with pytest.raises(ConfigError, match="loss.repulsion.score: got 'cosine'"):
+        trains_uncertainty(loss_config(repulsion=RepulsionConfig(weight=1, score="cosine")), "dot")
 
 
 def test_weight_zero_everywhere_is_refused() -> None:
