@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test lint bench compile-check clean
+.PHONY: install quickstart test test-slow test-numerics lint bench compile-check clean
 
 install: .venv/installed
 
@@ -14,9 +14,18 @@ install: .venv/installed
 quickstart: install
 	$(BIN)/prolap quickstart
 
-# lint, types, ahead-of-time compilation of every kernel for every architecture, and all tests that need no GPU
+# lint, types, ahead-of-time compilation of every kernel for every architecture, and all tests but slow ones and those of a GPU
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+# what is slow and rare: wheels, whole runs, public models
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+# the tests that compare numbers, as on another machine: a seed picks vector widths, libraries' paths and threads
+SEED ?= $(shell git rev-parse --short HEAD)
+test-numerics: install
+	$(BIN)/python -m tests.numerics $(SEED)
 
 lint: install
 	$(BIN)/ruff check .

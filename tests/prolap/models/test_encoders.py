@@ -9,27 +9,33 @@ from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.encoders.base import compact, mean_max
 from prolap.models.encoders.tiny import PATCH
 from prolap.models.tokenizers import WordVocabulary
+from tests.tolerances import assert_same
 
 CONFIG = BaseConfig(model=ModelConfig(width=32))
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(20)])
 MODES = ("substitute", "delete")
 
 
+TERMS = 1024
+"""Roundings in a tiny tower: patches of mels x frames, then widths of 64 and below, in float64."""
+pytestmark = pytest.mark.usefixtures("float64")
+
+
 @pytest.fixture(params=["tiny"])  # the others have files of their own
 def audio(request: pytest.FixtureRequest) -> torch.nn.Module:
     torch.manual_seed(0)
-    return AUDIO[request.param](CONFIG).eval()
+    return AUDIO[request.param](CONFIG).double().eval()
 
 
 @pytest.fixture(params=["tiny"])
 def text(request: pytest.FixtureRequest) -> torch.nn.Module:
     torch.manual_seed(0)
-    return TEXT[request.param](CONFIG, VOCABULARY).eval()
+    return TEXT[request.param](CONFIG, VOCABULARY).double().eval()
 
 
 def sounds(rows: int = 4, frames: int = 10 * PATCH) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(rows, frames, CONFIG.data.mels, generator=generator), torch.full((rows,), frames)
+    return torch.randn(rows, frames, CONFIG.data.mels, generator=generator).double(), torch.full((rows,), frames)
 
 
 def modes(encoder: torch.nn.Module) -> tuple[str, ...]:
@@ -66,7 +72,7 @@ def test_audio_padding_never_leaks(audio: torch.nn.Module) -> None:
         poisoned[row, length:] = float("nan")
     assert torch.equal(audio(poisoned, frames), clean)
     alone = audio(x[1:2, : 4 * PATCH + 3], frames[1:2])
-    torch.testing.assert_close(alone, clean[1:2], rtol=1e-5, atol=1e-5)
+    assert_same(alone, clean[1:2], terms=TERMS)
 
 
 def test_masked_audio_never_leaks(audio: torch.nn.Module) -> None:
@@ -97,18 +103,18 @@ def test_empty_mask_changes_nothing(audio: torch.nn.Module, text: torch.nn.Modul
     tokens = VOCABULARY(["w1 w2 w3", "", "w4"])
     for mode in MODES:
         nothing = torch.zeros_like(audio.grid(x, frames))
-        torch.testing.assert_close(audio(x, frames, nothing, mode), audio(x, frames))
-        torch.testing.assert_close(text(tokens, None, torch.zeros_like(tokens).bool(), mode), text(tokens))
+        assert_same(audio(x, frames, nothing, mode), audio(x, frames), terms=TERMS)
+        assert_same(text(tokens, None, torch.zeros_like(tokens).bool(), mode), text(tokens), terms=TERMS)
 
 
 def test_rows_do_not_depend_on_the_batch(audio: torch.nn.Module, text: torch.nn.Module) -> None:
     audio.train(), text.train()
     x, frames = sounds()
-    torch.testing.assert_close(audio(x, frames)[1:2], audio(x[1:2], frames[1:2]), rtol=1e-5, atol=1e-5)
+    assert_same(audio(x, frames)[1:2], audio(x[1:2], frames[1:2]), terms=TERMS)
     texts = ["w1 w2 w3 w4 w5 w6", "w7", "", "w8 w9"]
     together = text(VOCABULARY(texts))
     alone = torch.cat([text(VOCABULARY([caption])) for caption in texts])
-    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    assert_same(alone, together, terms=TERMS)
 
 
 def test_deleting_audio_is_the_sound_without_it(audio: torch.nn.Module) -> None:
@@ -118,7 +124,7 @@ def test_deleting_audio_is_the_sound_without_it(audio: torch.nn.Module) -> None:
     masked = torch.zeros(audio.grid(x, frames).shape, dtype=torch.bool)
     masked[:, 7:] = True  # the end, so that what stays keeps its place
     short = audio(x[:, : 7 * PATCH], torch.tensor([7 * PATCH]))
-    torch.testing.assert_close(audio(x, frames, masked, "delete"), short, rtol=1e-5, atol=1e-5)
+    assert_same(audio(x, frames, masked, "delete"), short, terms=TERMS)
 
 
 def test_text_grid_spares_end_and_padding(text: torch.nn.Module) -> None:
@@ -128,7 +134,7 @@ def test_text_grid_spares_end_and_padding(text: torch.nn.Module) -> None:
     for mode in modes(text):
         out = text(tokens, None, everything, mode)
         assert out.isfinite().all()
-        torch.testing.assert_close(out[1:], text(tokens)[1:], rtol=1e-5, atol=1e-5)  # "" has nothing to hide
+        assert_same(out[1:], text(tokens)[1:], terms=TERMS)  # "" has nothing to hide
 
 
 def test_masked_words_never_leak(text: torch.nn.Module) -> None:
@@ -146,7 +152,7 @@ def test_deleting_words_is_the_caption_without_them(text: torch.nn.Module) -> No
     tokens = VOCABULARY(["w1 w2 w3 w4", "w5 w6"])
     masked = torch.tensor([[False, True, True, False, False], [True, False, False, False, False]])
     without = text(VOCABULARY(["w1 w4", "w6"]))
-    torch.testing.assert_close(text(tokens, None, masked, "delete"), without, rtol=1e-5, atol=1e-5)
+    assert_same(text(tokens, None, masked, "delete"), without, terms=TERMS)
     assert not torch.allclose(text(tokens, None, masked, "substitute"), without)
 
 

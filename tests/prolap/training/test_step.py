@@ -17,6 +17,7 @@ from prolap.training.terms.pairs import PairsConfig
 from prolap.training.terms.repulsion import RepulsionConfig
 from prolap.training.terms.vib import VibConfig
 from prolap_kernels import inclusion_score
+from tests.tolerances import assert_same, assert_same_gradients
 
 VOCABULARY = WordVocabulary([f"w{i}" for i in range(30)])
 EVERYTHING = loss_config(
@@ -49,7 +50,7 @@ def losses(config: Config = CONFIG, seed: int = 0, amp: bool = False) -> tuple[t
 def test_total_is_the_weighted_sum_of_the_logged_terms() -> None:
     total, logs = losses()
     expected = sum(getattr(EVERYTHING, name).weight * logs[f"loss/{name}"] for name in TERMS)
-    torch.testing.assert_close(total.detach(), expected)
+    assert_same(total.detach(), expected, terms=len(TERMS))
     assert total.dtype == torch.float32
     assert total.requires_grad
 
@@ -93,10 +94,15 @@ def test_the_generator_determines_the_masks() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def in_float64(batch: Batch) -> Batch:
+    return replace(batch, audio=batch.audio.double())
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("mode", ["substitute", "delete"])
 def test_stacked_masked_copies_are_what_single_ones_would_be(mode: str) -> None:
     config = replace(CONFIG, mask=replace(CONFIG.mask, mode=mode))
-    model, data = build_model(config, VOCABULARY).eval(), batch()
+    model, data = build_model(config, VOCABULARY).double().eval(), in_float64(batch())
     views = encode_views(model, data, config, torch.Generator().manual_seed(0))
     assert [len(v) for v in (views.masked_audio, views.masked_text)] == [2, 3]
     assert views.audio_links.shape == (2, 4)
@@ -108,11 +114,11 @@ def test_stacked_masked_copies_are_what_single_ones_would_be(mode: str) -> None:
     masks = recursive_masks(model.audio_grid(data.audio[:4], data.frames[:4]), 2, 0.75, generator)
     for mask, copy in zip(masks, views.masked_audio, strict=True):
         single = model.encode_audio(data.audio[:4], data.frames[:4], mask, mode)
-        torch.testing.assert_close(copy.mean, single.mean, rtol=1e-4, atol=1e-5)
+        assert_same(copy.mean, single.mean, terms=1024)
     masks = recursive_masks(model.text_grid(data.tokens[:4]), 3, 0.75, generator)
     for mask, copy in zip(masks, views.masked_text, strict=True):
         single = model.encode_text(data.tokens[:4], mask, mode)
-        torch.testing.assert_close(copy.mean, single.mean, rtol=1e-4, atol=1e-5)
+        assert_same(copy.mean, single.mean, terms=1024)
 
 
 @pytest.mark.parametrize("amp", [False, True])
@@ -162,6 +168,7 @@ def test_a_few_steps_learn_the_batch() -> None:
     assert logs["loss/pairs"] < 0.5 * first
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("dims", ["sum", "mean", "none"])
 @pytest.mark.parametrize("detach", [False, True])
 def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, detach: bool) -> None:
@@ -171,10 +178,10 @@ def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, 
         hierarchy=InclusionConfig(weight=5e-3, scale=3.0, convention="prolip"),
     )
     config = replace(CONFIG, loss=loss)
-    model = build_model(config, VOCABULARY)
-    grads = []
+    model = build_model(config, VOCABULARY).double()
+    grads, totals = [], []
     for together in (True, False):
-        views = encode_views(model, batch(), config, torch.Generator().manual_seed(0))
+        views = encode_views(model, in_float64(batch()), config, torch.Generator().manual_seed(0))
         logit = Logit(config.model.score, model.scale, model.bias)
         found = (
             all_terms(views, loss, logit)[0]
@@ -184,9 +191,10 @@ def test_the_terms_together_are_the_terms_alone_with_their_gradients(dims: str, 
         total = sum(getattr(loss, name).weight * value for name, value in found.items())
         model.zero_grad()
         total.backward()
-        grads.append([total.detach(), *(p.grad.clone() for p in model.parameters())])
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+        totals.append(total.detach())
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    assert_same(*totals, terms=1024, dtype=torch.float64)
+    assert_same_gradients(*grads, terms=1024)
 
 
 def test_the_saturated_share_is_that_of_the_rows() -> None:
@@ -195,5 +203,5 @@ def test_the_saturated_share_is_that_of_the_rows() -> None:
     steep = replace(EVERYTHING, cross_inclusion=InclusionConfig(weight=1, scale=1e4))
     _, saturated = all_terms(views, steep, Logit("csd", view_model.scale, view_model.bias))
     share = (inclusion_score(views.audio, views.text) * 1e4 > 6.9068).float().mean()  # sigmoid(-6.9068) = 1e-3
-    torch.testing.assert_close(saturated["cross_inclusion"], share)
+    assert_same(saturated["cross_inclusion"], share, terms=4)
     assert set(saturated) == {"cross_inclusion", "hierarchy"}

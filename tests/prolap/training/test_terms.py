@@ -33,8 +33,11 @@ from prolap.training.terms.repulsion import RepulsionConfig
 from prolap.training.terms.vib import VibConfig
 from prolap.training.views import Views, pair_ids
 from prolap_kernels import Gaussian, inclusion_score, pairwise_score
+from tests.tolerances import assert_same
 
 B, D, ROWS = 8, 6, 3
+TERMS_OF_SUMS = 20 * 24
+"""Roundings: sums over 8 x 8 pairs or 24 copies, of logits over 6 dimensions, each of some 20 operations."""
 SCALE, BIAS = torch.tensor(4.0), torch.tensor(-2.0)
 LOGIT = Logit("csd", SCALE, BIAS)
 CHAIN = torch.tensor([[0, 0, i // 2, i] for i in range(B)])
@@ -92,9 +95,9 @@ def test_pairs_is_the_sum_over_the_pair_matrix(shared: str, score: str) -> None:
     sign = signs(view)
     expected = dense(view.audio, view.text, sign, weights(view), score) / (sign != 0).any(dim=1).sum()
     loss = TERMS["pairs"].loss(view, PairsConfig(), LOGIT._replace(score=score))
-    torch.testing.assert_close(loss, expected, check_dtype=False)
+    assert_same(loss, expected, terms=TERMS_OF_SUMS, dtype=torch.float64)
     mine, theirs = (torch.autograd.grad(value, view.audio.mean)[0] for value in (loss, expected))
-    torch.testing.assert_close(mine, theirs)
+    assert_same(mine, theirs, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("shared", ["keep", "positive"])
@@ -104,7 +107,7 @@ def test_masked_copies_meet_the_other_modality_as_their_own_rows_do(shared: str)
     audio = dense(cat(*view.masked_audio), view.text, sign[sound], weights(view)) / len(sound)
     captions = dense(view.audio, cat(*view.masked_text), sign[:, text], weights(view)[text]) / len(text)
     loss = TERMS["masked_pairs"].loss(view, MaskedPairsConfig(weight=1), LOGIT)
-    torch.testing.assert_close(loss, (audio + captions) / 2, check_dtype=False)
+    assert_same(loss, (audio + captions) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_softmax_is_cross_entropy_both_ways() -> None:
@@ -113,14 +116,14 @@ def test_softmax_is_cross_entropy_both_ways() -> None:
     target = torch.arange(B)
     expected = torch.nn.functional.cross_entropy(logit, target) + torch.nn.functional.cross_entropy(logit.T, target)
     loss = TERMS["pairs"].loss(view, PairsConfig(objective="softmax"), LOGIT._replace(score="dot"))
-    torch.testing.assert_close(loss, expected / 2, check_dtype=False)
+    assert_same(loss, expected / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_cross_inclusion_puts_audio_inside_text() -> None:
     view = views()
     expected = -logsigmoid(0.3 * inclusion_score(view.audio, view.text)).mean()
     loss = TERMS["cross_inclusion"].loss(view, InclusionConfig(scale=0.3), LOGIT)
-    torch.testing.assert_close(loss, expected, check_dtype=False)
+    assert_same(loss, expected, terms=TERMS_OF_SUMS, dtype=torch.float64)
     loss.backward()
     assert view.audio.logvar.grad.sum() > 0  # descent makes the audio narrower
     assert view.text.logvar.grad.sum() < 0
@@ -137,9 +140,9 @@ def test_hierarchy_averages_valid_links_and_modalities() -> None:
         scores = [inclusion_score(a, b) for a, b in zip(chain, chain[1:], strict=False)]
         means.append(-logsigmoid(torch.stack(scores))[valid].mean())
     loss = TERMS["hierarchy"].loss(view, InclusionConfig(), LOGIT)
-    torch.testing.assert_close(loss, (means[0] + means[1]) / 2, check_dtype=False)
+    assert_same(loss, (means[0] + means[1]) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
     alone = TERMS["hierarchy"].loss(views(text_copies=0), InclusionConfig(), LOGIT)
-    torch.testing.assert_close(alone, means[0], check_dtype=False)
+    assert_same(alone, means[0], terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ["cross_inclusion", "hierarchy"])
@@ -154,7 +157,9 @@ def test_detach_mean_moves_variances_only(name: str, detach: bool) -> None:
 def test_vib_is_the_mean_of_both_modalities() -> None:
     view = views()
     kl = [0.5 * (z.mean**2 + z.logvar.exp() - z.logvar - 1).mean() for z in (view.audio, view.text)]
-    torch.testing.assert_close(TERMS["vib"].loss(view, VibConfig(), LOGIT), (kl[0] + kl[1]) / 2, check_dtype=False)
+    assert_same(
+        TERMS["vib"].loss(view, VibConfig(), LOGIT), (kl[0] + kl[1]) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64
+    )
 
 
 def repel(masked: Gaussian, others: Gaussian, sign: Tensor) -> Tensor:
@@ -173,7 +178,7 @@ def test_repulsion_across_spares_what_belongs_together(shared: str) -> None:
     audio = repel(cat(*view.masked_audio), view.text, sign[:ROWS].repeat(2, 1))
     text = repel(cat(*view.masked_text), view.audio, sign.T[:ROWS].repeat(3, 1))
     loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="cross"), LOGIT)
-    torch.testing.assert_close(loss, (audio + text) / 2, check_dtype=False)
+    assert_same(loss, (audio + text) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_repulsion_from_the_same_modality() -> None:
@@ -181,7 +186,7 @@ def test_repulsion_from_the_same_modality() -> None:
     audio = repel(cat(*view.masked_audio), view.audio, by_index(ROWS, 2, B))
     text = repel(cat(*view.masked_text), view.text, by_index(ROWS, 3, B))
     loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="same"), LOGIT)
-    torch.testing.assert_close(loss, (audio + text) / 2, check_dtype=False)
+    assert_same(loss, (audio + text) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_repulsion_within_a_level() -> None:
@@ -190,7 +195,7 @@ def test_repulsion_within_a_level() -> None:
     for copies in (view.masked_audio, view.masked_text):
         sides.append(torch.stack([repel(z, z, by_index(ROWS, 1, ROWS)) for z in copies]).mean())
     loss = TERMS["repulsion"].loss(view, RepulsionConfig(partner="level"), LOGIT)
-    torch.testing.assert_close(loss, (sides[0] + sides[1]) / 2, check_dtype=False)
+    assert_same(loss, (sides[0] + sides[1]) / 2, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_repulsion_spares_paraphrases_of_a_shared_caption() -> None:
@@ -224,7 +229,7 @@ def test_sources_lie_inside_mixtures_and_purer_ones_inside_more_even_ones() -> N
         -logsigmoid(inclusion_score(view.text.rows(PARTNER), joined))[:2].mean(),
     ]
     loss = TERMS["hierarchy"].loss(view, InclusionConfig(), LOGIT)
-    torch.testing.assert_close(loss, torch.stack(expected).mean(), check_dtype=False)
+    assert_same(loss, torch.stack(expected).mean(), terms=TERMS_OF_SUMS, dtype=torch.float64)
     loss.backward()
     for source, mixture in ((view.audio, two), (view.text, joined)):
         assert source.logvar.grad[PARTNER[0]].sum() > 0  # descent narrows the sources
@@ -236,7 +241,7 @@ def test_mixed_sounds_lie_inside_joined_captions() -> None:
     pairs = [(view.audio, view.text), *((level, view.masked_text[0]) for level in view.masked_audio)]
     expected = torch.stack([-logsigmoid(inclusion_score(*pair)).mean() for pair in pairs]).mean()
     loss = TERMS["cross_inclusion"].loss(view, InclusionConfig(), LOGIT)
-    torch.testing.assert_close(loss, expected, check_dtype=False)
+    assert_same(loss, expected, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_mixtures_meet_joined_captions_alone() -> None:
@@ -244,11 +249,11 @@ def test_mixtures_meet_joined_captions_alone() -> None:
     sign = torch.where(torch.eye(ROWS) > 0, 1.0, -1.0).repeat(2, 1)
     expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
     options = MaskedPairsConfig(weight=1), LOGIT
-    torch.testing.assert_close(TERMS["masked_pairs"].loss(view, *options), expected, check_dtype=False)
+    assert_same(TERMS["masked_pairs"].loss(view, *options), expected, terms=TERMS_OF_SUMS, dtype=torch.float64)
     turned = replace(view, partner=torch.tensor([1, 0, 7]))  # rows 0 and 1 are the same two clips
     sign[0, 1] = sign[1, 0] = sign[3, 1] = sign[4, 0] = 1.0
     expected = dense(cat(*view.masked_audio), view.masked_text[0], sign, torch.ones(())) / (2 * ROWS)
-    torch.testing.assert_close(TERMS["masked_pairs"].loss(turned, *options), expected, check_dtype=False)
+    assert_same(TERMS["masked_pairs"].loss(turned, *options), expected, terms=TERMS_OF_SUMS, dtype=torch.float64)
 
 
 def test_mixtures_are_not_repelled_and_no_bottleneck_sees_them() -> None:
