@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -90,9 +92,24 @@ def import_plugins(named: Mapping[str, str]) -> list[str]:
         try:
             import_module(name)
         except Exception as error:  # whatever a module of a user's own raises
-            reason = f"{type(error).__name__}, {error}".removesuffix(".")
-            raise ConfigError(f"plugins: got {name!r} {source}, which cannot be imported: {reason}.") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"plugins: got {name!r} {source}, which cannot be imported ({reason}).") from error
     return [*(installed | dict(named))]
+
+
+@contextmanager
+def asking_for_plugins(plugins: Iterable[str]) -> Iterator[None]:
+    """Lets a ValueError inside name those plug-ins of a run that are not imported: what is stored imports no module."""
+    try:
+        yield
+    except ValueError as error:
+        missing = [name for name in plugins if name not in sys.modules]
+        if not missing:
+            raise
+        options = " ".join(f"--plugins {name}" for name in missing)
+        raise ConfigError(
+            f"{str(error).removesuffix('.')}; the run had plug-ins that are not imported: `{options}` imports them."
+        ) from error
 
 
 def parse_words(words: Sequence[str]) -> list[Layer]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from prolap.config import BaseConfig
-from prolap.config.loading import from_dict
+from prolap.config.loading import asking_for_plugins, from_dict
 from prolap.models import tokenizers
 from prolap.models.model import ProLAP, build_model
 from prolap.utils.files import sha256, sync, write_text
@@ -183,7 +183,8 @@ def read_latest(run: Path) -> Checkpoint | None:
 def load_model(folder: str | Path, which: Literal["best", "last"] = "best") -> ProLAP:
     """The trained model of a run's folder, or of one checkpoint's folder, in evaluation mode on the CPU.
 
-    Its `.config` and `.vocabulary` are those it was trained with. Raises CheckpointError.
+    Its `.config` and `.vocabulary` are those it was trained with. Plug-ins that it was trained with are not imported: a stranger's
+    file must not choose what runs; import them first if the model or its data need them. Raises CheckpointError, ConfigError.
     """
     return model_of(read(resolve(Path(folder), which)))
 
@@ -205,7 +206,9 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
 
 def model_of(checkpoint: Checkpoint) -> ProLAP:
     """The checkpoint's model in evaluation mode."""
-    model = build_model(config_of(checkpoint), tokenizers.from_json(checkpoint.state["vocabulary"]))
+    config = config_of(checkpoint)
+    with asking_for_plugins(config.plugins):
+        model = build_model(config, tokenizers.from_json(checkpoint.state["vocabulary"]))
     restore_model(model, checkpoint)
     return model.eval()
 
