@@ -29,6 +29,13 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--workers", type=int, metavar="N", help="processes that read sounds (default: as in training)"
     )
+    command.add_argument(
+        "--plugins",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module of your own that brings the encoder or layout; may be repeated",
+    )
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=run)
 
@@ -39,6 +46,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     if rest:
         raise ConfigError(f"unknown option {rest[0]!r} on the command line; `prolap evaluate --help` lists all.")
+    from prolap.config.loading import COMMAND_LINE, asking_for_plugins, import_plugins
+
+    import_plugins(dict.fromkeys(arguments.plugins, COMMAND_LINE))
     from prolap.data import open_data
     from prolap.evaluation.report import assess
     from prolap.utils import environment
@@ -57,7 +67,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     environment.pick_device(config.device)  # raises before the data is opened
     if arguments.data:
         config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
-    data = open_data(config, arguments.split, data_progress(progress))
+    with asking_for_plugins(model.config.plugins):
+        data = open_data(config, arguments.split, data_progress(progress))
     path = arguments.out or arguments.run / "metrics.json"
     log = arguments.run / "train.jsonl"
     with shown(progress):

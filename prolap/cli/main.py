@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal may have no sign for a letter of a caption
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for plug-ins; last, so that no file there replaces an installed module
     arguments, rest = _parser().parse_known_args(sys.argv[1:] if argv is None else list(argv))
     try:
         with warnings.catch_warnings():

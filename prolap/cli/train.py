@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.training.config import load_config
 
     if arguments.help:
-        return _help(rest)
+        return _help(arguments.config, rest)
     if arguments.resume and arguments.config:
         raise ConfigError("--resume takes the configuration of the run; leave out --config.")
     if arguments.resume:
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _help(rest: list[str]) -> int:
-    """Print all options, with the defaults of the preset that is named, if one is."""
+def _help(file: str | None, rest: list[str]) -> int:
+    """Print all options, with the defaults of the preset and file that are named, if any are."""
     try:
         import tyro
     except ImportError as error:
@@ -70,7 +70,7 @@ def _help(rest: list[str]) -> int:
     try:
         tyro.cli(
             Config,
-            default=load_config(overrides=rest),
+            default=load_config(file=file, overrides=rest),
             args=["--help"],
             prog="prolap train",
             description=_DESCRIPTION,

@@ -183,8 +183,8 @@ def read_latest(run: Path) -> Checkpoint | None:
 def load_model(folder: str | Path, which: Literal["best", "last"] = "best") -> ProLAP:
     """The trained model of a run's folder, or of one checkpoint's folder, in evaluation mode on the CPU.
 
-    Its `.config` and `.vocabulary` are those it was trained with. Plug-ins that it was trained with are not imported: a stranger's
-    file must not choose what runs; import them first if the model or its data need them. Raises CheckpointError, ConfigError.
+    Its `.config` and `.vocabulary` are those it was trained with. No plug-in is imported, since a stranger's file must not
+    choose what runs; import it first if the encoders come from it. Raises CheckpointError, and ConfigError without it.
     """
     return model_of(read(resolve(Path(folder), which)))
 
