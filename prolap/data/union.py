@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from prolap.data.batch import gathered
-from prolap.data.dataset import AudioTextData, Caption
+from prolap.data.dataset import AudioTextData
 from prolap.data.features import Features
 from prolap.data.files.entries import Report
 from prolap.data.files.layouts import LAYOUTS, Part
@@ -66,6 +66,16 @@ class Reports(NamedTuple):
         write_text(Path(path), json.dumps([asdict(part) for part in self.parts], indent=2, ensure_ascii=False))
 
 
+def _of_the_part(method: str) -> Any:
+    """A method of the union that asks the part that clip i belongs to."""
+
+    def ask(union: WeightedUnion, i: int, *arguments: Any) -> Any:
+        part, inner = union._part(i)
+        return getattr(part, method)(inner, *arguments)
+
+    return ask
+
+
 class WeightedUnion:
     """The clips of the parts one after the other; `order` says how often each is heard in training.
 
@@ -75,6 +85,10 @@ class WeightedUnion:
 
     Everything else is handed to the part that the clip belongs to.
     """
+
+    features, heard, frames = map(_of_the_part, ("features", "heard", "frames"))
+    captions, evaluation_captions = map(_of_the_part, ("captions", "evaluation_captions"))
+    chain, unseen = map(_of_the_part, ("chain", "unseen"))
 
     def __init__(self, parts: Sequence[AudioTextData], weights: Sequence[float]) -> None:
         if len(parts) != len(weights) or not parts:
@@ -123,10 +137,6 @@ class WeightedUnion:
         k = int(np.searchsorted(self.starts, i, side="right")) - 1
         return self.parts[k], i - int(self.starts[k])
 
-    def features(self, i: int) -> Tensor:
-        part, inner = self._part(i)
-        return part.features(inner)
-
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """In the order asked for, zero-padded to the longest that any part gives."""
         indices = np.asarray(indices)
@@ -142,32 +152,6 @@ class WeightedUnion:
         """The recipe, the same for all parts."""
         recipe: Features = self.parts[0].log_mel  # type: ignore[attr-defined]
         return recipe
-
-    def heard(self, i: int, epoch: int | None = None) -> Tensor:
-        """The waveform [T] that training hears of clip i."""
-        part, inner = self._part(i)
-        wave: Tensor = part.heard(inner, epoch)  # type: ignore[attr-defined]
-        return wave
-
-    def frames(self, i: int) -> int:
-        part, inner = self._part(i)
-        return part.frames(inner)
-
-    def captions(self, i: int) -> Sequence[Caption]:
-        part, inner = self._part(i)
-        return part.captions(inner)
-
-    def evaluation_captions(self, i: int) -> Sequence[Caption]:
-        part, inner = self._part(i)
-        return part.evaluation_captions(inner)
-
-    def chain(self, i: int) -> tuple[int, ...]:
-        part, inner = self._part(i)
-        return part.chain(inner)
-
-    def unseen(self, i: int) -> bool:
-        part, inner = self._part(i)
-        return part.unseen(inner)
 
     def node_text(self, node: int) -> str:
         for part in self.parts:

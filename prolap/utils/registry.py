@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+Kind = TypeVar("Kind", bound=type)
 
 
 class Registry(dict[str, T]):
     """Name -> entry; asking for a name that is not there is a ValueError that lists those that are."""
 
-    def __init__(self, option: str) -> None:
-        """option: what names an entry, for messages."""
+    def __init__(self, option: str, make: Callable[[Any], T] = lambda kind: kind) -> None:
+        """option: what names an entry, for messages. make: from a class to its entry, by default the class itself."""
         super().__init__()
-        self.option = option
+        self.option, self.make = option, make
 
     def add(self, name: str, entry: T) -> None:
         """Put an entry under a name. Errors: ValueError if there is no name, or another kind of entry has it already."""
@@ -22,6 +24,11 @@ class Registry(dict[str, T]):
         if name in self and _kind(self[name]) != _kind(entry):
             raise ValueError(f"{self.option}: {name!r} is {self[name]!r}, want another name for {entry!r}.")
         self[name] = entry
+
+    def register(self, kind: Kind) -> Kind:
+        """A decorator that adds a class under its attribute `name`; errors as for `add`."""
+        self.add(getattr(kind, "name", ""), self.make(kind))
+        return kind
 
     def __missing__(self, name: str) -> T:
         raise ValueError(f"{self.option}: got {name!r}, want one of {', '.join(sorted(self))}.")

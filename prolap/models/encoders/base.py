@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -87,22 +87,9 @@ class TextEncoder(Encoder):
         return torch.where(present, tokens[..., 0], self.tokenizer.pad), present, torch.zeros_like(present)
 
 
-AnyAudio = TypeVar("AnyAudio", bound=AudioEncoder)
-AnyText = TypeVar("AnyText", bound=TextEncoder)
 AUDIO: Registry[type[AudioEncoder]] = Registry("model.audio")
 TEXT: Registry[type[TextEncoder]] = Registry("model.text")
-
-
-def register_audio(encoder: type[AnyAudio]) -> type[AnyAudio]:
-    """A decorator: let `model.audio` name this class. Errors: ValueError if another one has its name."""
-    AUDIO.add(encoder.name, encoder)
-    return encoder
-
-
-def register_text(encoder: type[AnyText]) -> type[AnyText]:
-    """A decorator: let `model.text` name this class. Errors: ValueError if another one has its name."""
-    TEXT.add(encoder.name, encoder)
-    return encoder
+register_audio, register_text = AUDIO.register, TEXT.register
 
 
 class TransformerSize(NamedTuple):

@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from prolap.models.encoders.base import Encoder
 from prolap.models.encoders.htsat import HTSAT
 from prolap.utils.registry import Registry
 from prolap.weights.checkpoint import CheckpointError
+from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.translation import Rule
 
 Needs = dict[str, Any]
@@ -32,9 +33,18 @@ class Format(ABC):
     bank: str | None = None
     """Public name of the mel bank, [513, 64]."""
 
-    @abstractmethod
+    wrapper: str = ""
+    """The key under which a file may have its tensors."""
+    prefix: str
+    """How the names of some tensors begin, in this format alone."""
+
     def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
-        """The tensors by their public names, or None if the content is of another format."""
+        """The tensors by their public names, without a leading `module.`, or None if the content is of another format."""
+        inner = content.get(self.wrapper, content)
+        if not isinstance(inner, Mapping):
+            return None
+        names = {str(name).removeprefix("module."): value for name, value in inner.items()}
+        return tensors_only(names, file) if any(name.startswith(self.prefix) for name in names) else None
 
     @abstractmethod
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
@@ -49,14 +59,8 @@ class Format(ABC):
         return []
 
 
-FORMATS: Registry[Format] = Registry("init_format")
-AnyFormat = TypeVar("AnyFormat", bound=type[Format])
-
-
-def register(kind: AnyFormat) -> AnyFormat:
-    """A decorator: let `init_format` name this class. Errors: ValueError if another one has its name."""
-    FORMATS.add(kind.name, kind())
-    return kind
+FORMATS: Registry[Format] = Registry("init_format", lambda kind: kind())
+register = FORMATS.register
 
 
 def get(tensors: Mapping[str, Tensor], name: str, source: str) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +12,6 @@ from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers.format import Format, Needs, audio_name, get, register, text_name
 from prolap.weights.importers.laion import CLAP_DATA, FUSED
-from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.translation import Rule
 
 _AUDIO = "audio_model.audio_encoder."
@@ -40,10 +38,7 @@ class HuggingFaceClap(Format):
     """Keys audio_model.audio_encoder.*, text_model.*, {audio,text}_projection.linear{1,2}.*, logit_scale_a."""
 
     name, preset, temperature = "hf-clap", "prolap+laion", "logit_scale_a"
-
-    def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
-        """The tensors themselves."""
-        return tensors_only(content, file) if any(str(name).startswith(_AUDIO) for name in content) else None
+    prefix = _AUDIO
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """Sizes by the weights, compared with config.json where it says what weights do not show."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from prolap.models.encoders.roberta import Roberta
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers.format import Format, Needs, audio_name, get, htsat_rules, register, text_name
-from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.translation import Rule
 
 _AUDIO = "audio_branch."
@@ -31,14 +29,7 @@ class LaionClap(Format):
 
     name, preset, temperature = "laion-clap", "prolap+laion", "logit_scale_a"
     bank = f"{_AUDIO}logmel_extractor.melW"
-
-    def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
-        """The tensors under "state_dict", or at the top; a prefix `module.` is taken off."""
-        inner = content.get("state_dict", content)
-        if not isinstance(inner, Mapping):
-            return None
-        names = {str(name).removeprefix("module."): value for name, value in inner.items()}
-        return tensors_only(names, file) if any(name.startswith(_AUDIO) for name in names) else None
+    wrapper, prefix = "state_dict", _AUDIO
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """HTS-AT and RoBERTa by their sizes, with LAION's log-mel; CheckpointError for fused files and other encoders."""

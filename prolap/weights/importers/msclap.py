@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from prolap.models.encoders.gpt2 import GPT2
 from prolap.weights.checkpoint import CheckpointError
 from prolap.weights.importers.format import Format, Needs, audio_name, get, htsat_rules, register, text_name
-from prolap.weights.importers.reading import tensors_only
 from prolap.weights.importers.translation import Rule
 
 _AUDIO, _TEXT = "audio_encoder.base.htsat.", "caption_encoder.base."
@@ -24,14 +22,7 @@ class MSClap2023(Format):
 
     name, preset, temperature = "msclap-2023", "prolap", "logit_scale"
     bank = f"{_AUDIO}logmel_extractor.melW"
-
-    def unwrap(self, content: Mapping[str, Any], file: Path) -> dict[str, Tensor] | None:
-        """The tensors under "model", or at the top; a prefix `module.` is taken off."""
-        inner = content.get("model", content)
-        if not isinstance(inner, Mapping):
-            return None
-        names = {str(name).removeprefix("module."): value for name, value in inner.items()}
-        return tensors_only(names, file) if any(name.startswith("audio_encoder.base.") for name in names) else None
+    wrapper, prefix = "model", "audio_encoder.base."
 
     def needs(self, tensors: Mapping[str, Tensor], config: dict[str, Any] | None, source: str) -> Needs:
         """HTS-AT and GPT-2 by their sizes, with MS-CLAP's log-mel; CheckpointError for the 2022 file and captioners."""

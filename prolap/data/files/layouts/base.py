@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from prolap.config import DataConfig
 from prolap.data.audio import SUFFIXES
@@ -96,14 +96,8 @@ class Part:
         return self.layout.open(self, split, config, seed, progress)
 
 
-LAYOUTS: Registry[Layout] = Registry("data")
-AnyLayout = TypeVar("AnyLayout", bound=type[Layout])
-
-
-def register(layout: AnyLayout) -> AnyLayout:
-    """A decorator: let data sets be named LAYOUT:PATH with this class's name. Errors: ValueError if another one has it."""
-    LAYOUTS.add(layout.name, layout())
-    return layout
+LAYOUTS: Registry[Layout] = Registry("data", lambda layout: layout())
+register = LAYOUTS.register
 
 
 def names_of(split: str) -> tuple[str, ...]:
