@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +24,20 @@ def choose(argument: str, name: str, options: Mapping[str, T]) -> T:
     similar = difflib.get_close_matches(str(name), options, n=1)
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
     raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {name!r}{hint}")
+
+
+def named_entry(entry: T, entries: dict[str, T]) -> T:
+    """`entry`, a dataclass with a name, as it stands in `entries`: entered on first use, under a name that no other has.
+
+    Raw custom ops take strings, not objects: they find it there.
+    """
+    plain: Any = entry
+    for number in count(1):
+        name = plain.name if number == 1 else f"{plain.name}#{number}"
+        named: T = replace(plain, name=name)
+        if entries.setdefault(name, named) == named:
+            break
+    return entries[name]
 
 
 def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> Gaussian:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from . import reference
-from .backends import FUSED_OBJECTIVES, PRECISIONS, pick_backend
+from .backends import PRECISIONS, pick_backend
+from .backends.problem import PairOptions
 from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
 from .gaussian import Gaussian
-from .matrix import lift_sides
-from .objectives import OBJECTIVES, Objective
+from .objectives import Objective, find_objective
 from .ops import wants_grad
-from .ops.pairs import Kept, PairLoss
+from .ops.pairs import Kept, PairLoss, factors
 from .pairs import PairStats, count_pairs, finish, resolve_ids
-from .scores import Lift, Score, find_score
+from .scores import Factor, Score, find_score
 
 Reduction = Literal["rows", "pairs", "sum", "none"]
 REDUCTIONS = dict.fromkeys(("rows", "pairs", "sum", "none"))
@@ -30,8 +30,8 @@ def pairwise_loss(
     x: Gaussian | Tensor,
     y: Gaussian | Tensor,
     *,
-    score: str = "csd",
-    objective: str = "sigmoid",
+    score: str | Score = "csd",
+    objective: str | Objective = "sigmoid",
     scale: float | Tensor = 1.0,
     bias: float | Tensor = 0.0,
     x_id: Tensor | None = None,
@@ -52,8 +52,9 @@ def pairwise_loss(
     Args:
         x, y: Gaussians [N, D] and [M, D] on one device with means of one dtype; plain tensors do where the score needs no
             variance (`dot`). Normalise the means yourself.
-        score: a name in `SCORES`, higher is more alike; options of the score follow as keywords (`convention`).
-        objective: a name in `OBJECTIVES`.
+        score: a name in `SCORES` or a `Score` of your own, higher is more alike; options of the named score follow as keywords
+            (`convention`).
+        objective: a name in `OBJECTIVES` or an `Objective` of your own (`objectives.pointwise` makes one of a formula).
         scale, bias: floats or 0-d tensors, which learn if they require grad.
         x_id, y_id: integers [N], [M], both or neither. Equal: positive; different: negative; negative id on either side:
             the pair is left out. By default row i of x belongs to row i of y alone.
@@ -75,24 +76,28 @@ def pairwise_loss(
 
     Errors: ValueError or TypeError naming the argument.
     """
-    rule = find_score(score, **score_options)
-    goal = choose("objective", objective, OBJECTIVES)
+    score = find_score(score, **score_options)
+    objective = find_objective(objective)
     choose("precision", precision, PRECISIONS)
-    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
+    x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     check_sides(("x", "y"), x, y)
     check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
     check_group(group)
-    _check_reduction(goal, reduction, negatives_only, bias)
-    how = pick_backend(backend, x.mean.device, x.mean.dtype, _unfused(rule, goal))
+    _check_reduction(objective, reduction, negatives_only, bias)
+    backend = pick_backend(backend, x.mean.device, x.mean.dtype, score, objective)
     scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
-    ids = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device)
-    if x_id is not None:
-        x, y = _blank(rule, x, ids[0], how), _blank(rule, y, ids[1], how)
-    options = _Options(goal, how, negatives_only, x_id is not None, precision, stats, reduction == "none")
-    if how == "reference":
-        value, sums = _dense(scale * reference.score_matrix(rule, x, y) + bias, ids, options)
+    ids, ids_given = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device), x_id is not None
+    if ids_given:
+        x, y = (_blank(score, z, row_id, backend) for z, row_id in zip((x, y), ids, strict=True))
+    options = PairOptions(
+        score.name, objective.name, backend, negatives_only, ids_given, precision, stats,
+        need_x=False, need_y=False, need_sums=wants_grad(scale, bias),
+    )  # fmt: skip
+    if backend == "reference":
+        value, sums = _dense(scale * reference.score_matrix(score, x, y) + bias, ids, options)
+        value = value if reduction == "none" else value.sum()
     else:
-        value, sums = _engine(rule, x, y, scale, bias, ids, options)
+        value, sums = _engine((x, y), (scale, bias), ids, options, reduction == "none")
     value = _reduce(value, reduction, ids, options)
     if not stats:
         return value
@@ -100,38 +105,21 @@ def pairwise_loss(
     return value, finish(sums, 0 * positives if negatives_only else positives, count_pairs(*ids, True))
 
 
-class _Options(NamedTuple):
-    goal: Objective
-    backend: str
-    negatives_only: bool
-    ids_given: bool
-    precision: str
-    stats: bool
-    per_row: bool
-
-
-def _unfused(rule: Score, goal: Objective) -> str | None:
-    if rule.tile is not None:
-        return None
-    return None if goal.name in FUSED_OBJECTIVES else f"the objective {goal.name!r}"
-
-
-def _check_reduction(goal: Objective, reduction: str, negatives_only: bool, bias: float | Tensor) -> None:
+def _check_reduction(objective: Objective, reduction: str, negatives_only: bool, bias: float | Tensor) -> None:
     choose("reduction", reduction, REDUCTIONS)
-    if not goal.averages:
+    if not objective.averages:
         return
+    name = objective.name
     if reduction != "rows":
-        raise ValueError(
-            f"reduction must be 'rows' for the objective {goal.name!r}, which is an average, got {reduction!r}"
-        )
+        raise ValueError(f"reduction must be 'rows' for the objective {name!r}, which is an average, got {reduction!r}")
     if negatives_only:
-        raise ValueError(f"negatives_only must be False for the objective {goal.name!r}: it needs its positives")
+        raise ValueError(f"negatives_only must be False for the objective {name!r}: it needs its positives")
     if isinstance(bias, Tensor) or bias != 0.0:
-        raise ValueError(f"bias must be 0.0 for the objective {goal.name!r}: it cancels in the normaliser")
+        raise ValueError(f"bias must be 0.0 for the objective {name!r}: it cancels in the normaliser")
 
 
-def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: _Options) -> Tensor:
-    if options.goal.averages or reduction in ("sum", "none"):
+def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: PairOptions) -> Tensor:
+    if options.objective.averages or reduction in ("sum", "none"):
         return value
     if reduction == "rows" and not options.ids_given:
         return value / max(len(ids[0]), 1)
@@ -139,13 +127,12 @@ def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: 
     return value / count.clamp(min=1)
 
 
-def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: _Options) -> tuple[Tensor, Tensor]:
-    value = reference.pair_loss(options.goal, logit, *ids, options.negatives_only)
-    sums = reference.pair_stats(options.goal, logit, *ids, options.negatives_only) if options.stats else logit
-    return (value if options.per_row else value.sum()), sums
+def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: PairOptions) -> tuple[Tensor, Tensor]:
+    arguments = options.objective, logit, *ids, options.negatives_only
+    return reference.pair_loss(*arguments), reference.pair_stats(*arguments) if options.stats else logit
 
 
-def _as_autocast(side: Lift) -> Lift:
+def _as_autocast(side: Factor) -> Factor:
     """Under autocast float32 factors of the product go to its dtype, as those of any matrix product would."""
     device = side.phi.device.type
     if not torch.is_autocast_enabled(device) or side.phi.dtype != torch.float32:
@@ -154,29 +141,36 @@ def _as_autocast(side: Lift) -> Lift:
 
 
 def _engine(
-    rule: Score, x: Gaussian, y: Gaussian, scale: Tensor, bias: Tensor, ids: tuple[Tensor, Tensor], options: _Options
+    sides: tuple[Gaussian, Gaussian],
+    scalars: tuple[Tensor, Tensor],
+    ids: tuple[Tensor, Tensor],
+    options: PairOptions,
+    per_row: bool,
 ) -> tuple[Tensor, Tensor]:
-    how = (options.goal.name, options.backend, options.negatives_only, options.ids_given, options.precision)
-    if rule.tile is not None:
-        tensors = (x.mean, y.mean, x.logvar, y.logvar)
-        need = (wants_grad(*x), wants_grad(*y), wants_grad(scale, bias))
-        name = rule.name
-    else:
-        left, right = (_as_autocast(side) for side in lift_sides(rule, x, y, options.backend))
-        none = scale.new_empty(0)
-        alpha = none if left.offset is None else left.offset
-        beta = none if right.offset is None else right.offset
-        tensors = (left.phi, right.phi, alpha, beta)
-        need = (wants_grad(left.phi), wants_grad(right.phi), wants_grad(alpha, beta, scale, bias))
-        name = ""
-    loss, *_, sums = PairLoss.apply(*tensors, scale, bias, *ids, (*how, name), options.stats, options.per_row, need)
+    """The loss and its statistics by one of the engines."""
+    none = scalars[0].new_empty(0)
+    if options.score.elementwise is not None:
+        x, y = sides
+        options = options._replace(need_x=wants_grad(*x), need_y=wants_grad(*y))
+        loss, *_, sums = PairLoss.apply(
+            x.mean, y.mean, none, none, *scalars, *ids, x.logvar, y.logvar, options, per_row
+        )
+        return loss, sums
+    left, right = (_as_autocast(side) for side in factors(options.score, *sides, fused=options.backend == "triton"))
+    alpha, beta = (none if side.offset is None else side.offset for side in (left, right))
+    options = options._replace(
+        need_x=wants_grad(left.phi),
+        need_y=wants_grad(right.phi),
+        need_sums=options.need_sums or wants_grad(alpha, beta),
+    )
+    loss, *_, sums = PairLoss.apply(left.phi, right.phi, alpha, beta, *scalars, *ids, None, None, options, per_row)
     return loss, sums
 
 
-def _blank(rule: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
+def _blank(score: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
     """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient. The chunked engine blanks its
     blocks by itself, and here sees to it that only zeros come back."""
-    if not rule.uses_logvar:
+    if not score.uses_logvar:
         return Gaussian(_drop(z.mean, row_id < 0, backend), z.logvar)
     return Gaussian(_drop(z.mean, row_id < 0, backend), _drop(z.logvar, row_id < 0, backend))
 
@@ -216,7 +210,7 @@ def mask_repulsive_loss(
     *,
     masked_id: Tensor | None = None,
     other_id: Tensor | None = None,
-    score: str = "csd",
+    score: str | Score = "csd",
     group: Any = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -247,7 +241,7 @@ def infonce_loss(
     y: Gaussian | Tensor,
     scale: float | Tensor,
     *,
-    score: str = "dot",
+    score: str | Score = "dot",
     x_id: Tensor | None = None,
     y_id: Tensor | None = None,
     group: Any = None,

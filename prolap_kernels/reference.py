@@ -28,10 +28,10 @@ def pair_stats(objective: Objective, logit: Tensor, x_id: Tensor, y_id: Tensor, 
     positive, counted = _pairs(x_id, y_id, negatives_only)
     logit = logit.detach()
     sides = (counted & positive, counted & ~positive)
-    flat = objective.slope(logit, positive, counted).abs() < SATURATED
+    saturated = objective.dense_gradient(logit, positive, counted).abs() < SATURATED
     zero = logit.new_zeros(())
     logits = [torch.where(side, logit, zero).sum(1) for side in sides]
-    return torch.stack([*logits, *((side & flat).sum(1).to(logit) for side in sides)])
+    return torch.stack([*logits, *((side & saturated).sum(1).to(logit) for side in sides)])
 
 
 def _pairs(x_id: Tensor, y_id: Tensor, negatives_only: bool) -> tuple[Tensor, Tensor]:

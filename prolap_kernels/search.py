@@ -8,12 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .backends.blocks import block_shape, cdiv, ranges
 from .checks import as_gaussian, check_sides
 from .gaussian import Gaussian, widen
-from .matrix import lift_sides, pairwise_score
+from .matrix import pairwise_score
+from .ops.pairs import factors
 from .scores import Score, find_score
 
-SCRATCH = {"cpu": 64 << 20, "cuda": 256 << 20}
+WORKSPACE = {"cpu": 64 << 20, "cuda": 256 << 20}
 """Bytes that everything of a block's size may take, beside what `pairwise_score` holds while it sums over dimensions."""
 CELL, EDGE = 2, 8
 """Numbers that live at once for each score of a block, and for each dimension of each of its rows and columns."""
@@ -30,9 +32,9 @@ def score_blocks(
     x: Gaussian | Tensor,
     y: Gaussian | Tensor,
     *,
-    score: str = "csd",
+    score: str | Score = "csd",
     precise: bool = False,
-    scratch: int | None = None,
+    workspace: int | None = None,
     wanted: Wanted | None = None,
     **score_options: str,
 ) -> Iterator[Block]:
@@ -44,69 +46,53 @@ def score_blocks(
 
     precise: each block is computed in float64 and rounded to float32, whatever the dtypes of x and y. The last bits of
         a matrix product depend on where a row stands in it, so equal rows of y need not score the same to the last bit; rounded
-        to half the digits they do, but for a score within 1e-16 or so of a boundary of float32, and for what a lift of
-        distances loses.
-    scratch: bytes that one block and what it is made of may take, `SCRATCH` by default; it fixes the size of the blocks. What
+        to half the digits they do, but for a score within 1e-16 or so of a boundary of float32, and for what distances lose
+        as products.
+    workspace: bytes that one block and what it is made of may take, `WORKSPACE` by default; it fixes the size of the blocks. What
         `pairwise_score` itself needs for scores that are sums over dimensions comes on top, and is bounded too.
     wanted(rows, columns): blocks for which it is False are neither computed nor given.
 
     Errors: ValueError or TypeError naming the argument, at the call.
     """
-    rule, x, y = _checked(x, y, score, score_options, precise)
+    score, x, y = _checked(x, y, score, score_options, precise)
     n, (m, d) = len(x.mean), y.mean.shape
     size = 8 if precise or x.mean.dtype == torch.float64 else 4
-    sides = _block_sides(n, m, d, size, _scratch(x, scratch))
-    return _blocks(rule, x, y, sides, precise, wanted)
+    shape = block_shape(n, m, _bytes(x, workspace) // size, live=CELL, beside=EDGE * d)
+    return _blocks(score, x, y, shape, precise, wanted)
 
 
 def _checked(
-    x: Gaussian | Tensor, y: Gaussian | Tensor, score: str, score_options: dict[str, str], any_dtype: bool = False
+    x: Gaussian | Tensor,
+    y: Gaussian | Tensor,
+    score: str | Score,
+    score_options: dict[str, str],
+    any_dtype: bool = False,
 ) -> tuple[Score, Gaussian, Gaussian]:
-    rule = find_score(score, **score_options)
-    x, y = as_gaussian("x", x, rule.uses_logvar), as_gaussian("y", y, rule.uses_logvar)
+    score = find_score(score, **score_options)
+    x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     shape = y.rows(slice(0))
     check_sides(("x", "y"), x, shape._replace(mean=shape.mean.to(x.mean.dtype)) if any_dtype else shape)
-    return rule, x.detach(), y.detach()
+    return score, x.detach(), y.detach()
 
 
-def _scratch(x: Gaussian, given: int | None) -> int:
-    return SCRATCH.get(x.mean.device.type, SCRATCH["cuda"]) if given is None else given
-
-
-def _block_sides(n: int, m: int, d: int, size: int, scratch: int) -> tuple[int, int]:
-    """Rows and columns, about square, nearly equal: size (CELL h w + EDGE d (h + w)) <= scratch if that can be."""
-    numbers, edge = scratch / size, EDGE * d
-    height = ((edge * edge + CELL * numbers) ** 0.5 - edge) / CELL
-    if m < height:  # y fits beside more rows
-        height = (numbers - edge * m) / (CELL * m + edge) if m else n
-    height = _even(n, int(height))
-    return height, _even(m, int((numbers - edge * height) / (CELL * height + edge)))
-
-
-def _even(total: int, most: int) -> int:
-    """The side of the fewest nearly equal parts of `total` that are no longer than `most`, or than 1."""
-    parts = -(-total // max(most, 1))
-    return -(-total // max(parts, 1)) or 1
+def _bytes(x: Gaussian, given: int | None) -> int:
+    return WORKSPACE.get(x.mean.device.type, WORKSPACE["cuda"]) if given is None else given
 
 
 def _blocks(
-    rule: Score, x: Gaussian, y: Gaussian, sides: tuple[int, int], precise: bool, wanted: Wanted | None
+    score: Score, x: Gaussian, y: Gaussian, shape: tuple[int, int], precise: bool, wanted: Wanted | None
 ) -> Iterator[Block]:
     dtype = torch.float64 if precise else torch.promote_types(x.mean.dtype, torch.float32)
-    cells = min(sides[0], len(x.mean)) * min(sides[1], len(y.mean))
+    cells = min(shape[0], len(x.mean)) * min(shape[1], len(y.mean))
     # held for all blocks: an allocator that gets and gives such sizes in turn keeps several times as much
-    sums = x.mean.new_empty(0 if rule.lift_x is None else cells, dtype=dtype)
+    sums = x.mean.new_empty(0 if score.factor_x is None else cells, dtype=dtype)
     rounded = x.mean.new_empty(cells, dtype=torch.float32) if precise else None
-    for rows in _ranges(len(x.mean), sides[0]):
+    for rows in ranges(len(x.mean), shape[0]):
         left = None
-        for columns in _ranges(len(y.mean), sides[1]):
+        for columns in ranges(len(y.mean), shape[1]):
             if wanted is None or wanted(rows, columns):
                 left = _side(x, rows, precise) if left is None else left
-                yield rows, columns, _scores(rule, left, _side(y, columns, precise), sums, rounded)
-
-
-def _ranges(total: int, step: int) -> Iterator[slice]:
-    return (slice(first, min(first + step, total)) for first in range(0, total, step))
+                yield rows, columns, _scores(score, left, _side(y, columns, precise), sums, rounded)
 
 
 def _side(z: Gaussian, rows: slice, precise: bool) -> Gaussian:
@@ -115,13 +101,13 @@ def _side(z: Gaussian, rows: slice, precise: bool) -> Gaussian:
 
 
 @torch.no_grad()
-def _scores(rule: Score, x: Gaussian, y: Gaussian, sums: Tensor, rounded: Tensor | None) -> Tensor:
-    """`pairwise_score` of a block, in memory that is there already where the score is a lift."""
+def _scores(score: Score, x: Gaussian, y: Gaussian, sums: Tensor, rounded: Tensor | None) -> Tensor:
+    """`pairwise_score` of a block, in memory that is there already where the score is bilinear."""
     shape = len(x.mean), len(y.mean)
-    if rule.lift_x is None:
-        scores = pairwise_score(x, y, score=rule.name)
+    if score.factor_x is None:
+        scores = pairwise_score(x, y, score=score)
     else:
-        left, right = lift_sides(rule, x, y)
+        left, right = factors(score, x, y)
         scores = torch.mm(widen(left.phi), widen(right.phi).T, out=_view(sums, shape))
         if left.offset is not None:
             scores += left.offset[:, None]
@@ -140,9 +126,9 @@ def pairwise_topk(
     y: Gaussian | Tensor,
     k: int,
     *,
-    score: str = "csd",
+    score: str | Score = "csd",
     precise: bool = False,
-    scratch: int | None = None,
+    workspace: int | None = None,
     **score_options: str,
 ) -> tuple[Tensor, Tensor]:
     """The k columns of the largest scores of every row, (values [N, k], indices [N, k] int64), without the matrix.
@@ -153,7 +139,7 @@ def pairwise_topk(
     its options follow as keywords. Values are float32 (float64 for float64 inputs) and carry no gradient: score the matched
     rows again where one is wanted (`inclusion_score(x, y.rows(indices[:, 0]))`).
 
-    Beyond inputs and results it takes the `scratch` of `score_blocks`, however large N and M are. For given scores the answer
+    Beyond inputs and results it takes the `workspace` of `score_blocks`, however large N and M are. For given scores the answer
     does not depend on it, ties included, but blocks of another size may round the products inside a score otherwise, by a
     unit or so in the last place: `precise=True` scores in float64 and rounds to float32, so that equal rows of y tie wherever
     they stand (see `score_blocks`). Evaluation does that.
@@ -165,16 +151,16 @@ def pairwise_topk(
 
     Errors: ValueError or TypeError naming the argument; k beyond M is a ValueError.
     """
-    rule, x, y = _checked(x, y, score, score_options, precise)
+    score, x, y = _checked(x, y, score, score_options, precise)
     n, m = len(x.mean), len(y.mean)
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= m:
         raise ValueError(f"k must be a whole number from 1 to y's {m} rows, got {k!r}")
     dtype = torch.float64 if x.mean.dtype == torch.float64 and not precise else torch.float32
     values = torch.empty(n, k, dtype=dtype, device=x.mean.device)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.mean.device)
-    half = _scratch(x, scratch) // 2
-    walk = partial(score_blocks, y=y, score=rule.name, precise=precise, scratch=half)
-    for strip in _ranges(n, max(1, half // (KEPT * k))):
+    half = _bytes(x, workspace) // 2
+    walk = partial(score_blocks, y=y, score=score, precise=precise, workspace=half)
+    for strip in ranges(n, max(1, half // (KEPT * k))):
         best: tuple[Tensor, Tensor] | None = None
         for rows, columns, block in walk(x.rows(strip)):
             best = _merged(best if columns.start else None, block, columns.start, k)
@@ -204,7 +190,7 @@ def _best_columns(block: Tensor, k: int) -> Tensor:
     # torch.topk takes any of several equal ones: where the last that is in equals the first that is out, sort the whole row
     tied = (values[:, k - 1] == values[:, k]) | values[:, k].isnan()
     columns = columns[:, :k].sort(dim=1).values
-    for rows in tied.nonzero().flatten().split(-(-height // 8)):
+    for rows in tied.nonzero().flatten().split(cdiv(height, 8)):
         order = block[rows].sort(dim=1, descending=True, stable=True).indices
         columns[rows] = order[:, :k].sort(dim=1).values
     return columns
@@ -217,8 +203,8 @@ def pairwise_rerank(
     k: int,
     *,
     shortlist: str = "csd",
-    score: str = "inclusion",
-    scratch: int | None = None,
+    score: str | Score = "inclusion",
+    workspace: int | None = None,
     **score_options: str,
 ) -> tuple[Tensor, Tensor]:
     """The k best rows of y by one score, in the order of another: (values [N, k] of `score`, indices [N, k] int64).
@@ -230,22 +216,22 @@ def pairwise_rerank(
     general.
 
     x, y: Gaussians [N, D] and [M, D], k from 1 to M; shortlist, score: names in `SCORES`; options belong to `score`, which is
-    taken in float64 by its plain formula and rounded to float32 (kept for float64 inputs), N k D elements in parts of `scratch`
+    taken in float64 by its plain formula and rounded to float32 (kept for float64 inputs), N k D elements in parts of `workspace`
     bytes. Values carry no gradient. NaN comes first. Memory and errors as for `pairwise_topk`.
     """
-    rule, x, y = _checked(x, y, score, score_options)
-    _, columns = pairwise_topk(x, y, k, score=shortlist, scratch=scratch)
-    values = _matched(rule, x, y, columns, _scratch(x, scratch))
+    score, x, y = _checked(x, y, score, score_options)
+    _, columns = pairwise_topk(x, y, k, score=shortlist, workspace=workspace)
+    values = _matched(score, x, y, columns, _bytes(x, workspace))
     values, order = values.sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
 
-def _matched(rule: Score, x: Gaussian, y: Gaussian, columns: Tensor, scratch: int) -> Tensor:
+def _matched(score: Score, x: Gaussian, y: Gaussian, columns: Tensor, workspace: int) -> Tensor:
     """s(x_i, y_j) for j = columns_ir, [N, k]."""
     k, flat = columns.shape[1], columns.flatten()
     out = torch.empty(len(flat), dtype=torch.promote_types(x.mean.dtype, torch.float32), device=flat.device)
-    for part in _ranges(len(flat), max(1, scratch // (8 * MATCHED * max(x.mean.shape[1], 1)))):
+    for part in ranges(len(flat), max(1, workspace // (8 * MATCHED * max(x.mean.shape[1], 1)))):
         places = torch.arange(part.start, part.stop, device=flat.device) // k
         left, right = (Gaussian(z.mean[at].double(), z.logvar[at].double()) for z, at in ((x, places), (y, flat[part])))
-        out[part] = rule.formula(left, right).sum(-1)
+        out[part] = score.formula(left, right).sum(-1)
     return out.view(columns.shape)

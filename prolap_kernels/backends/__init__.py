@@ -8,43 +8,81 @@ import logging
 import torch
 
 from ..checks import choose
+from ..objectives import Objective
+from ..scores import Score
+from .chunked import elementwise, pairs
+from .problem import Launcher, PairOptions
 
 BACKENDS = {
     "reference": "dense, eager, any device; N x M x D in memory",
-    "chunked": "plain torch, any device and dtype, bounded scratch",
+    "chunked": "plain torch, any device and dtype, bounded workspace",
     "triton": "fused kernels for NVIDIA and AMD GPUs; float16, bfloat16, float32",
 }
-FUSED_OBJECTIVES = ("sigmoid", "softmax")
 PRECISIONS = {"ieee": "float32 products with 24 bits", "tf32": "with 10 bits of mantissa, on GPUs"}
 log = logging.getLogger("prolap_kernels")
 _said: set[str] = set()
 
 
-def pick_backend(name: str | None, device: torch.device, dtype: torch.dtype, unfused: str | None = None) -> str:
-    """The backend asked for, or the fastest that can do this device and dtype.
-
-    unfused: what about the call has no fused kernel (`"the objective 'new'"`), or None.
-    """
+def pick_backend(
+    name: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    score: Score | None = None,
+    objective: Objective | None = None,
+) -> str:
+    """The backend asked for, or the fastest that can do this device and dtype, score and objective."""
     if name is not None:
         choose("backend", name, BACKENDS)
         if name == "triton" and dtype == torch.float64:
             raise ValueError("backend 'triton' takes float16, bfloat16 or float32, got float64; use 'chunked'")
-        if name == "triton" and unfused:
-            raise ValueError(f"backend 'triton' has no kernel for {unfused} yet; use 'chunked'")
+        reason = _no_kernel(score, objective) if name == "triton" else None
+        if reason:
+            raise ValueError(f"backend 'triton' has no kernel: {reason}; use 'chunked'")
         return name
     if device.type != "cuda":
         return "chunked"
     if dtype == torch.float64:
         return _slower("float64 has no fused kernels")
-    if unfused:
-        return _slower(f"{unfused} has no fused kernel yet")
     if importlib.util.find_spec("triton") is None:
         return _slower("triton is not installed")
-    return "triton"
+    reason = _no_kernel(score, objective)
+    return _slower(reason) if reason else "triton"
 
 
-def _slower(why: str) -> str:
-    say_once(f"using the chunked backend on the GPU: {why}")
+def _no_kernel(score: Score | None, objective: Objective | None) -> str | None:
+    """What about a call has no fused kernel."""
+    if score is None:
+        return None
+    from . import triton
+
+    if score.elementwise is not None:
+        return triton.elementwise.why_not(score)
+    if objective is not None and "triton" not in objective.launchers:
+        return f"the objective {objective.name!r} has no fused kernel"
+    return None
+
+
+def launcher(options: PairOptions) -> Launcher:
+    """The block primitive that computes these options."""
+    if options.backend != "triton":
+        return pairs.add_pairs
+    from . import triton
+
+    bilinear = options.score.elementwise is None
+    return options.objective.launchers[options.backend] if bilinear else triton.elementwise.add_pairs
+
+
+def sums_over_dimensions(backend: str) -> elementwise.Sums:
+    """Who sums the dimensions of elementwise scores."""
+    if backend != "triton":
+        return elementwise.SUMS
+    from . import triton
+
+    return triton.elementwise.SUMS
+
+
+def _slower(reason: str) -> str:
+    say_once(f"using the chunked backend on the GPU: {reason}")
     return "chunked"
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-
-SCRATCH = 1 << 28
-"""Bytes of a block of G, the gradients by the logits: the larger, the fuller the last wave of its products and the fewer sums
-that are read again; 65,536 rows in 16 bits make 36 blocks."""
 
 
 def cdiv(a: int, b: int) -> int:
@@ -19,22 +16,37 @@ def up(size: int, unit: int) -> int:
     return max(cdiv(size, unit), 1) * unit
 
 
-def blocks(n: int, m: int, height: int, breadth: int) -> Iterator[tuple[slice, slice]]:
-    """Row and column ranges of an n x m rectangle in blocks."""
-    for i in range(0, n, height):
-        for j in range(0, m, breadth):
-            yield slice(i, min(i + height, n)), slice(j, min(j + breadth, m))
+def ranges(total: int, step: int) -> Iterator[slice]:
+    return (slice(first, min(first + step, total)) for first in range(0, total, step))
 
 
-def block_sides(n: int, m: int, itemsize: int, tile: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a block of G: whole tiles, about square, of nearly equal blocks, at most SCRATCH bytes."""
-    cells = SCRATCH // itemsize
-    height = min(up(n, tile[0]), max(int(cells**0.5), cells // up(m, tile[1])))
-    height = _even(n, height, tile[0])
-    return height, _even(m, cells // height, tile[1])
+def blocks(n: int, m: int, shape: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Row and column ranges of an n x m rectangle in blocks of this shape, row by row."""
+    for rows in ranges(n, shape[0]):
+        for cols in ranges(m, shape[1]):
+            yield rows, cols
 
 
-def _even(total: int, most: int, unit: int) -> int:
-    """The side, in whole units, of the fewest equal parts of `total` that are no longer than `most`."""
-    most = max(most // unit * unit, unit)
-    return up(cdiv(total, cdiv(total, most)), unit)
+def block_shape(
+    n: int, m: int, cells: int, *, live: int = 1, beside: int = 0, unit: tuple[int, int] = (1, 1), even: bool = True
+) -> tuple[int, int]:
+    """Rows h and columns w of a block: about square, in whole units, live h w + beside (h + w) <= cells wherever that can be.
+
+    live: numbers that each pair of a block takes; beside: those of each of its rows and columns; even: nearly equal blocks,
+    rather than large ones and a small rest.
+    """
+    spare, wide = beside if even else 0, up(m, unit[1])
+    height = (math.sqrt(spare * spare + live * cells) - spare) / live
+    if wide < height:  # all columns fit beside more rows
+        height = (cells - spare * wide) / (live * wide + spare)
+    rows = _side(n, int(height), unit[0], even)
+    cols = _side(m, int((cells - spare * rows) / (live * rows + spare)), unit[1], even)
+    while live * rows * cols + beside * (rows + cols) > cells and max(rows, cols) > max(unit):
+        rows, cols = (rows, cdiv(cols, 2)) if cols >= rows else (cdiv(rows, 2), cols)
+    return rows, cols
+
+
+def _side(total: int, most: int, unit: int, even: bool) -> int:
+    """In whole units at most `most`, but at least one; even: the side of the fewest equal parts of `total`."""
+    most = max(min(up(total, unit), most // unit * unit), unit)
+    return up(cdiv(total, cdiv(total, most)), unit) if even and total else most

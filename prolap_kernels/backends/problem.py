@@ -1,22 +1,27 @@
-"""What the pair engine is asked and what it answers, whichever backend works it out."""
+"""What the engine of pairs is asked and what it answers, whichever backend works it out."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..pairs import SATURATED
-
-__all__ = ["SATURATED", "PairOptions", "PairProblem", "PairSums"]
+from ..objectives import NAMED as OBJECTIVES
+from ..objectives import Objective
+from ..scores import NAMED as SCORES
+from ..scores import Score
 
 
 class PairProblem(NamedTuple):
-    """logit = scale s + bias on N x M pairs; a lift's score is s_ij = phi_x_i . phi_y_j + alpha_i + beta_j.
+    """logit = scale s + bias on N x M pairs.
 
-    phi_x [N, K], phi_y [M, K]; alpha [N], beta [M] (size 0: none), scale, bias 0-d, in the dtype of the sums;
-    x_id [N], y_id [M] int64; row_weight [N] weighs the rows in the gradients (size 0: all ones).
-    A tile's phi are the means and its alpha, beta the log-variances, [N, D] and [M, D].
+    A bilinear score is s_ij = phi_x_i . phi_y_j + alpha_i + beta_j: phi_x [N, K], phi_y [M, K]; alpha [N], beta [M], size 0 for
+    none. For an elementwise score phi_x and phi_y are the means and logvar_x [N, D], logvar_y [M, D] the log-variances.
+    scale, bias: 0-d, with alpha and beta in the dtype of the sums; x_id [N], y_id [M] int64; row_weight [N] weighs the rows in
+    the gradients, size 0 for ones.
     """
 
     phi_x: Tensor
@@ -28,13 +33,20 @@ class PairProblem(NamedTuple):
     x_id: Tensor
     y_id: Tensor
     row_weight: Tensor
+    logvar_x: Tensor | None = None
+    logvar_y: Tensor | None = None
 
 
 class PairOptions(NamedTuple):
-    """ids_given False: the ids are those of the diagonal, nothing is ignored. precision: of float32 products on a GPU.
-    score: the name of a tile, "" for a lift, whose score is in phi; backend: who sums a tile's dimensions."""
+    """All options of a loss of pairs, as flat as the raw op takes them.
 
-    objective: str
+    score_name, objective_name: where `score` and `objective` are found; ids_given: False says that the ids are those of the
+    diagonal and nothing is ignored; precision: of float32 products on a GPU; need_x, need_y, need_sums: which of `PairSums`.
+    """
+
+    score_name: str
+    objective_name: str
+    backend: str
     negatives_only: bool
     ids_given: bool
     precision: str
@@ -42,8 +54,14 @@ class PairOptions(NamedTuple):
     need_x: bool
     need_y: bool
     need_sums: bool
-    score: str = ""
-    backend: str = "chunked"
+
+    @property
+    def score(self) -> Score:
+        return SCORES[self.score_name]
+
+    @property
+    def objective(self) -> Objective:
+        return OBJECTIVES[self.objective_name]
 
     @property
     def grads(self) -> bool:
@@ -51,12 +69,12 @@ class PairOptions(NamedTuple):
 
 
 class PairSums(NamedTuple):
-    """What one pass yields; tensors that were not asked for have size 0.
+    """What a pass over pairs adds up; tensors that were not asked for have size 0.
 
     loss [N] per row of x ([1] where the objective is no sum over rows). With g = row_weight * dL/dlogit:
     dphi_x = sum_j g phi_y_j [N, K] and dphi_y = sum_i g phi_x_i [M, K], both still without the factor `scale`;
-    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N]. For a tile, g ds/dmean in place of g phi, and the same by the
-    log-variances in dlogvar_x [N, D], dlogvar_y [M, D].
+    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N]. For an elementwise score g ds/dmean stands in place of g phi, and
+    the same by the log-variances in dlogvar_x [N, D], dlogvar_y [M, D].
     stats [4, N], sums over the counted pairs of a row: logits of the positives, logits of the negatives, number of
     saturated positives, of saturated negatives.
     """
@@ -70,3 +88,48 @@ class PairSums(NamedTuple):
     dlogvar_x: Tensor
     dlogvar_y: Tensor
     stats: Tensor
+
+    @classmethod
+    def empty(cls, problem: PairProblem, options: PairOptions) -> PairSums:
+        """Room for what the options ask for, in the dtype of the sums, not yet written."""
+
+        def new(wanted: bool, *shape: int) -> Tensor:
+            return problem.scale.new_empty(shape if wanted else 0)
+
+        n, m = problem.phi_x.shape[0], problem.phi_y.shape[0]
+        need_x, need_y, need_sums = options.need_x, options.need_y, options.need_sums
+        elementwise = options.score.elementwise is not None
+        return cls(
+            new(True, 1 if options.objective.averages else n),
+            new(need_x, *problem.phi_x.shape),
+            new(need_y, *problem.phi_y.shape),
+            new(need_sums, n),
+            new(need_sums, m),
+            new(need_sums, n),
+            new(need_x and elementwise, *problem.phi_x.shape),
+            new(need_y and elementwise, *problem.phi_y.shape),
+            new(options.stats, 4, n),
+        )
+
+    def zero_(self) -> None:
+        for t in self:
+            t.zero_()
+
+
+Launcher = Callable[[PairProblem, PairOptions, PairSums, bool], None]
+"""The block primitive: (problem, options, sums, fresh) adds what the pairs give to `sums`; fresh overwrites what they hold."""
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Within it, products of float32 matrices on a GPU are what the caller asked for, whatever torch is set to."""
+    matmul: Any = torch.backends.cuda.matmul
+    name, value = (
+        ("fp32_precision", precision) if hasattr(matmul, "fp32_precision") else ("allow_tf32", precision == "tf32")
+    )
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)

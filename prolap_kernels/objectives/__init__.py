@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from .base import Normaliser, Objective, Side
+from ..checks import choose, named_entry
+from .base import Normaliser, Objective, Side, pointwise
 from .sigmoid import SIGMOID
 from .softmax import SOFTMAX
 
 OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (SIGMOID, SOFTMAX)}
+NAMED = dict(OBJECTIVES)
+"""Every objective that a call has used by its name: those above, and objects of a user's own under names of their own."""
 
-__all__ = ["OBJECTIVES", "Normaliser", "Objective", "Side"]
+
+def find_objective(objective: str | Objective) -> Objective:
+    """The objective of this name, or one of the caller's own."""
+    if isinstance(objective, Objective):
+        return named_entry(objective, NAMED)
+    return choose("objective", objective, OBJECTIVES)
+
+
+__all__ = ["NAMED", "OBJECTIVES", "Normaliser", "Objective", "Side", "find_objective", "pointwise"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Side = tuple[Tensor, ...]
@@ -31,17 +32,42 @@ class Objective:
     """What a matrix of logits becomes.
 
     dense(logit, positive, counted) -> [N] (per row of x) or, where the value is no sum over rows, [1]: differentiable truth.
-    slope(logit, positive, counted) -> [N, M], each pair's own derivative by its logit, for statistics (`PairStats`).
+    dense_gradient(logit, positive, counted) -> [N, M], each pair's own derivative by its logit, for statistics (`PairStats`).
     pair(logit, positive, row, col) -> (loss or None, dL/dlogit) of a block's cells as if all counted: pure, pointwise, made of
     plain torch operations, so that it compiles into one sweep; loss None where `normaliser` has it.
-    pair_slope(logit, positive, row, col) -> `slope` of a block's cells.
+    pair_gradient(logit, positive, row, col) -> `dense_gradient` of a block's cells.
     averages: the value is a mean already, [1], and takes neither another reduction nor row weights.
+    launchers: fused kernels for bilinear scores by the name of their backend, registered by the backend.
     """
 
     name: str
     dense: Callable[[Tensor, Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor, Tensor], Tensor]
+    dense_gradient: Callable[[Tensor, Tensor, Tensor], Tensor]
     pair: Callable[[Tensor, Tensor, Any, Any], tuple[Tensor | None, Tensor]]
-    pair_slope: Callable[[Tensor, Tensor, Any, Any], Tensor]
+    pair_gradient: Callable[[Tensor, Tensor, Any, Any], Tensor]
     normaliser: Normaliser | None = None
     averages: bool = False
+    launchers: dict[str, Callable[..., None]] = field(default_factory=dict, compare=False, repr=False)
+
+
+def pointwise(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+    """An objective that adds up loss(logit [N, M], positive [N, M] bool) -> [N, M] over the counted pairs of each row.
+
+    All that an objective of your own needs where every pair has a loss by itself; the gradient is derived from the formula.
+    """
+
+    def both(logit: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        value, pull, *_ = torch.func.vjp(lambda t: loss(t, positive), logit)
+        return value, pull(torch.ones_like(value))[0]
+
+    def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+        value = loss(logit, positive)
+        return torch.where(counted, value, value.new_zeros(())).sum(1)
+
+    return Objective(
+        name,
+        dense,
+        lambda logit, positive, counted: both(logit, positive)[1],
+        lambda logit, positive, row, col: both(logit, positive),
+        lambda logit, positive, row, col: both(logit, positive)[1],
+    )

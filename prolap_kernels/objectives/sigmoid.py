@@ -15,7 +15,7 @@ def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, loss, loss.new_zeros(())).sum(1)
 
 
-def slope(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
+def dense_gradient(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     """-sigmoid(-logit) of positives, sigmoid(logit) of negatives."""
     return torch.where(positive, -(-logit).sigmoid(), logit.sigmoid())
 
@@ -30,8 +30,8 @@ def pair(logit: Tensor, positive: Tensor, row: Side, col: Side) -> tuple[Tensor,
     return loss, torch.where(positive, -size, size)
 
 
-def pair_slope(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tensor:
+def pair_gradient(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tensor:
     return pair(logit, positive, row, col)[1]
 
 
-SIGMOID = Objective("sigmoid", dense, slope, pair, pair_slope)
+SIGMOID = Objective("sigmoid", dense, dense_gradient, pair, pair_gradient)

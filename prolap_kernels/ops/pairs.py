@@ -7,56 +7,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.chunked import pairs as chunked
-from ..backends.problem import PairOptions, PairProblem
-from ..objectives import OBJECTIVES
-from . import Scaled, keep_nothing, refuse
+from ..backends import launcher
+from ..backends.problem import PairOptions, PairProblem, PairSums
+from ..gaussian import Gaussian
+from ..scores import Factor, Score
+from . import Scaled, keep_nothing, refuse, wants_grad
 
-SCALED = (True, True, True, True, False, False)
+Flat = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+SCALED = (True, True, True, True, False, False, True, True)
+"""Whether the saved gradients by phi_x, phi_y, alpha, beta, scale, bias, logvar_x, logvar_y wait for the factor `scale`."""
+TENSORS = 10
+"""Of a loss: phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, logvar_x, logvar_y."""
 
 
 @torch.library.custom_op("prolap_kernels::pairs", mutates_args=())
 def pairs_op(
     phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
-    x_id: Tensor, y_id: Tensor, row_weight: Tensor,
-    objective: str, backend: str, negatives_only: bool, ids_given: bool, precision: str, score: str, stats: bool,
-    need_x: bool, need_y: bool, need_sums: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    x_id: Tensor, y_id: Tensor, row_weight: Tensor, logvar_x: Tensor | None, logvar_y: Tensor | None,
+    score_name: str, objective_name: str, backend: str, negatives_only: bool, ids_given: bool, precision: str,
+    stats: bool, need_x: bool, need_y: bool, need_sums: bool,
+) -> Flat:  # fmt: skip
     """`PairProblem` and `PairOptions` in, `PairSums` out."""
-    problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight)
+    problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight, logvar_x, logvar_y)
     flags = negatives_only, ids_given, precision, stats, need_x, need_y, need_sums
-    options = PairOptions(objective, *flags, score, backend)
+    options = PairOptions(score_name, objective_name, backend, *flags)
+    sums = PairSums.empty(problem, options)
     # autocast reaches inside custom ops and would run float32 products in 16 bits
     with torch.autocast(phi_x.device.type, enabled=False):
-        if backend == "triton" and not score:
-            from ..backends.triton import sigmoid, softmax
-
-            sums = sigmoid.pair_sums if objective == "sigmoid" else softmax.softmax_lift
-            return sums(problem, options)
-        return chunked.pair_sums(problem, options)
+        launcher(options)(problem, options, sums, True)
+    return sums
 
 
 @pairs_op.register_fake
-def _(phi_x: Tensor, phi_y: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    alpha, beta, scale, objective, tile = *rest[:3], rest[7], bool(rest[12])
-    stats, need_x, need_y, need_sums = rest[13:]
+def _(*flat: Any) -> Flat:
+    count = len(PairProblem._fields)
+    return PairSums.empty(PairProblem(*flat[:count]), PairOptions(*flat[count:]))
 
-    def empty(wanted: bool, *shape: int) -> Tensor:
-        made: Tensor = scale.new_empty(shape if wanted else 0)
-        return made
 
-    n, m = phi_x.shape[0], phi_y.shape[0]
+def _gradients(sums: PairSums) -> tuple[Tensor, ...]:
+    """By what SCALED lists."""
     return (
-        empty(True, 1 if OBJECTIVES[objective].averages else n),
-        empty(need_x, *phi_x.shape),
-        empty(need_y, *phi_y.shape),
-        empty(need_sums, n),
-        empty(need_sums, m),
-        empty(need_sums, n),
-        empty(need_x and tile, *alpha.shape),
-        empty(need_y and tile, *beta.shape),
-        empty(stats, 4, n),
-    )
+        sums.dphi_x, sums.dphi_y, sums.row, sums.col, sums.dot.sum(), sums.row.sum(), sums.dlogvar_x, sums.dlogvar_y,
+    )  # fmt: skip
 
 
 class _Weighted(torch.autograd.Function):
@@ -65,62 +57,62 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(
         g: Tensor, phi_x: Tensor, phi_y: Tensor, alpha: Tensor, beta: Tensor, scale: Tensor, bias: Tensor,
-        x_id: Tensor, y_id: Tensor, how: tuple[Any, ...], need: tuple[bool, ...],
+        x_id: Tensor, y_id: Tensor, logvar_x: Tensor | None, logvar_y: Tensor | None, options: PairOptions,
     ) -> tuple[Tensor, ...]:  # type: ignore[override]  # fmt: skip
         inputs = (phi_x, phi_y, alpha, beta, scale, bias)
-        sums = pairs_op(*inputs, x_id, y_id, g.contiguous(), *how, False, *need)[1:8]
+        options = options._replace(stats=False)
+        sums = PairSums(*pairs_op(*inputs, x_id, y_id, g.contiguous(), logvar_x, logvar_y, *options))
         return tuple(
-            (grad * scale if scaled else grad).to(value.dtype)
-            for grad, scaled, value in zip(_gradients(how, *sums), SCALED, inputs, strict=True)
+            (grad * scale if scaled else grad).to(grad.dtype if value is None else value.dtype)
+            for grad, scaled, value in zip(_gradients(sums), SCALED, (*inputs, logvar_x, logvar_y), strict=True)
         )
 
     setup_context = staticmethod(keep_nothing)
     backward = staticmethod(refuse)
 
 
-def _gradients(how: tuple[Any, ...], *sums: Tensor) -> tuple[Tensor, ...]:
-    """By phi_x, phi_y, alpha, beta, scale and bias; the first four (SCALED) still without the factor scale."""
-    dphi_x, dphi_y, row, col, dot, dlogvar_x, dlogvar_y = sums[:7]
-    alpha, beta = (dlogvar_x, dlogvar_y) if how[-1] else (row, col)
-    return dphi_x, dphi_y, alpha, beta, dot.sum(), row.sum()
-
-
 class PairLoss(torch.autograd.Function):
-    """The tensors of `PairProblem` without the row weight, then how = (objective, backend, negatives_only, ids_given, precision,
-    score: a tile's name or ""), stats, per_row and need = (x, y, sums). Returns the loss, [N] if per_row else 0-d; its
-    gradients follow for saving, the statistics come last."""
+    """The TENSORS of a loss, its `PairOptions` and whether it is wanted per row. Returns the loss, [N] or 0-d; its gradients
+    follow for saving, the statistics come last."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
-        inputs, (how, stats, per_row, need) = args[:8], args[8:]
-        wanted = (False, False, False) if per_row else need
-        loss, *sums = pairs_op(*inputs, inputs[4].new_empty(0), *how, stats, *wanted)
+        tensors, (options, per_row) = args[:TENSORS], args[TENSORS:]
+        if per_row:  # gradients wait for the weights of the rows
+            options = options._replace(need_x=False, need_y=False, need_sums=False)
+        no_weight = tensors[4].new_empty(0)
+        loss, *sums = pairs_op(*tensors[:8], no_weight, *tensors[8:], *options)
         return (loss if per_row else loss.sum(), *sums)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.options = inputs[8:]
+        ctx.options, ctx.per_row = inputs[TENSORS:]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # of all that is kept, zeros as large as the gradients
-        ctx.save_for_backward(*inputs[:8], *output[1:])
+        ctx.save_for_backward(*inputs[:TENSORS], *output[1:])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
         if g is None:
-            return (None,) * 12
-        how, _, per_row, need = ctx.options
-        inputs, sums = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        offsets = need[:2] if how[-1] else [need[2] and t.numel() > 0 for t in inputs[2:4]]
-        wanted = (need[0], need[1], *offsets, need[2], need[2])
-        if per_row:
-            grads = _Weighted.apply(g, *inputs, how, need)
+            return (None,) * (TENSORS + 2)
+        options: PairOptions = ctx.options
+        tensors, sums = ctx.saved_tensors[:TENSORS], PairSums(g, *ctx.saved_tensors[TENSORS:])
+        values = (*tensors[:6], *tensors[8:])
+        offsets = [options.need_sums and t.numel() > 0 for t in tensors[2:4]]
+        logvars = [
+            need and t is not None for need, t in zip((options.need_x, options.need_y), tensors[8:], strict=True)
+        ]
+        wanted = (options.need_x, options.need_y, *offsets, options.need_sums, options.need_sums, *logvars)
+        if ctx.per_row:
+            grads = _Weighted.apply(g, *tensors, options)
         else:
-            factor = g * inputs[4]
+            factor = g * tensors[4]
             grads = tuple(
                 Scaled.apply(factor if scaled else g, grad, value) if want else None
-                for grad, scaled, value, want in zip(_gradients(how, *sums), SCALED, inputs[:6], wanted, strict=True)
+                for grad, scaled, value, want in zip(_gradients(sums), SCALED, values, wanted, strict=True)
             )
-        return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), *[None] * 6)
+        grads = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
+        return (*grads[:6], None, None, *grads[6:], None, None)
 
 
 class Kept(torch.autograd.Function):
@@ -138,3 +130,59 @@ class Kept(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (ignored,) = ctx.saved_tensors
         return g.masked_fill(ignored[:, None], 0), None
+
+
+@torch.library.custom_op("prolap_kernels::half_trace", mutates_args=())
+def half_trace_op(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
+    """-1/2 sum_d exp(logvar), rows [N], and the gradient of their sum, [N, D] or size 0, by a fused kernel."""
+    from ..backends.triton.gemm import half_trace
+
+    with torch.autocast(logvar.device.type, enabled=False):
+        return half_trace(logvar, need_grad)
+
+
+@half_trace_op.register_fake
+def _(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
+    grad = logvar.new_empty(logvar.shape if need_grad else 0, dtype=torch.float32)
+    return logvar.new_empty(logvar.shape[0], dtype=torch.float32), grad
+
+
+class HalfTrace(torch.autograd.Function):
+    """`half_trace_op`: rows [N], then their gradient for saving."""
+
+    @staticmethod
+    def forward(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        out: tuple[Tensor, Tensor] = half_trace_op(logvar, need_grad)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, unused: Any) -> tuple[Tensor | None, None]:
+        if g is None:
+            return None, None
+        value, grad = ctx.saved_tensors
+        return Scaled.apply(g[:, None], grad, value), None
+
+
+class FusedGaussian(Gaussian):
+    """A Gaussian whose trace takes one launch, its gradient included: at small batches launches are the cost."""
+
+    @property
+    def half_trace(self) -> Tensor:
+        rows: Tensor = HalfTrace.apply(self.logvar, wants_grad(self.logvar))[0]
+        return rows
+
+
+def factors(score: Score, x: Gaussian, y: Gaussian, fused: bool = False) -> tuple[Factor, Factor]:
+    """Both sides as factors of a matrix product; autocast keeps its hands off the sums. fused: by kernels, on a GPU."""
+    assert score.factor_x is not None
+    assert score.factor_y is not None
+    if fused:
+        x, y = FusedGaussian(*x), FusedGaussian(*y)
+    with torch.autocast(x.mean.device.type, enabled=False):
+        return score.factor_x(x), score.factor_y(y)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .elementary import log_complement, reciprocal
-from .parts import split_variance
+from .base import Elementwise, Score
+from .elementwise import log_complement, reciprocal, split_variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -25,18 +24,20 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return 0.25 * (spread - (xa - ya) * (xa - ya) * inverse)
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + yb)
     tilt = ((yb - xb) + (yc - xc)) * inverse
     pull = (xa - ya) * inverse
     return -0.5 * pull, 0.25 * (pull * (xa - ya) * (xb * inverse) + tilt)
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + yb)
     tilt = ((yb - xb) + (yc - xc)) * inverse
     pull = (xa - ya) * inverse
     return 0.5 * pull, 0.25 * (pull * (xa - ya) * (yb * inverse) - tilt)
 
 
-BHATTACHARYYA = Score("bhattacharyya", formula, tile=Tile(split_variance, split_variance, value, slope_x, slope_y))
+BHATTACHARYYA = Score(
+    "bhattacharyya", formula, elementwise=Elementwise(split_variance, split_variance, value, gradient_x, gradient_y)
+)

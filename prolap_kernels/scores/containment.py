@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .elementary import log, reciprocal
-from .parts import variance
+from .base import Elementwise, Score
+from .elementwise import log, reciprocal, variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -22,17 +21,17 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return -0.5 * log(wide) - (xa - ya) * (xa - ya) * reciprocal(wide)
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + 2.0 * yb)
     pull = (xa - ya) * inverse
     return -2.0 * pull, xb * inverse * (pull * (xa - ya) - 0.5)
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + 2.0 * yb)
     pull = (xa - ya) * inverse
     return 2.0 * pull, yb * inverse * (2.0 * pull * (xa - ya) - 1.0)
 
 
-TILE = Tile(variance, variance, value, slope_x, slope_y, logvar_x=-0.5)
-CONTAINMENT = Score("containment", formula, tile=TILE)
+ELEMENTWISE = Elementwise(variance, variance, value, gradient_x, gradient_y, logvar_x=-0.5)
+CONTAINMENT = Score("containment", formula, elementwise=ELEMENTWISE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Lift, Score
+from .base import Factor, Score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -13,8 +13,8 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return x.mean * y.mean - 0.5 * (x.var + y.var)
 
 
-def lift(z: Gaussian) -> Lift:
-    return Lift(z.mean, z.half_trace)
+def factor(z: Gaussian) -> Factor:
+    return Factor(z.mean, z.half_trace)
 
 
-CSD = Score("csd", formula, lift, lift)
+CSD = Score("csd", formula, factor, factor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Lift, Score
+from .base import Factor, Score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -13,8 +13,8 @@ def formula(x: Gaussian, y: Gaussian) -> Tensor:
     return x.mean * y.mean
 
 
-def lift(z: Gaussian) -> Lift:
-    return Lift(z.mean, None)
+def factor(z: Gaussian) -> Factor:
+    return Factor(z.mean, None)
 
 
-DOT = Score("dot", formula, lift, lift, uses_logvar=False)
+DOT = Score("dot", formula, factor, factor, uses_logvar=False)

@@ -7,9 +7,8 @@ import math
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .elementary import log, reciprocal
-from .parts import variance
+from .base import Elementwise, Score
+from .elementwise import log, reciprocal, variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -24,16 +23,16 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return -0.5 * ((xa - ya) * (xa - ya) * reciprocal(both) + log(both) + 1.8378770664093453)
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + yb)
     pull = (xa - ya) * inverse
     return -pull, 0.5 * xb * inverse * (pull * (xa - ya) - 1.0)
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb + yb)
     pull = (xa - ya) * inverse
     return pull, 0.5 * yb * inverse * (pull * (xa - ya) - 1.0)
 
 
-ELK = Score("elk", formula, tile=Tile(variance, variance, value, slope_x, slope_y))
+ELK = Score("elk", formula, elementwise=Elementwise(variance, variance, value, gradient_x, gradient_y))

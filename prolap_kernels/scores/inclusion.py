@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .elementary import asinh_half_ratio, rsqrt
-from .parts import split_variance
+from .base import Elementwise, Score
+from .elementwise import asinh_half_ratio, rsqrt, split_variance
 
 CONVENTIONS = {"exact": (0.5, 1.0), "prolip": (1.0, 4.5399929762484854e-05)}
 """(kappa, rho): `exact` is log int p^2 q - log int p q^2; `prolip`, the public loss code, has kappa = 1, rho = exp(-10)."""
@@ -75,7 +74,7 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return s * ((xa - ya) * (xa - ya) * root - asinh_half_ratio(s * s))
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     """With a = vx R, b = vy R: df/dmx = 2 (mx - my) R s, df/dlx = a (3 b/2 - (mx - my)^2 R (9 b (a + b) - 1)).
 
     (2 a + b)(a + 2 b) = 1 makes 7 b^2 + 4 a b - 2 a^2 out of the last bracket. No squared variance appears that could underflow:
@@ -88,8 +87,8 @@ def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return by_mean, a * (1.5 * b - (xa - ya) * pull * (9.0 * (b * (a + b)) - 1.0))
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
-    """H(x in y) = -H(y in x), so this is minus `slope_x` with the sides exchanged."""
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+    """H(x in y) = -H(y in x), so this is minus `gradient_x` with the sides exchanged."""
     root = rsqrt((2.0 * xb + yb) * (xb + 2.0 * yb))
     a, b = xb * root, yb * root
     pull = (ya - xa) * root
@@ -98,11 +97,13 @@ def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
 
 
 def _score(name: str, convention: str) -> Score:
-    """kappa (ly - lx) is a term of the rows; rho enters the tile with the means."""
+    """kappa (ly - lx) is a term of the rows; rho enters with the means."""
     kappa, rho = CONVENTIONS[convention]
-    how = {"logvar_x": -kappa, "logvar_y": kappa, "mean_scale": math.sqrt(rho)}
-    tile = Tile(split_variance, split_variance, value, slope_x, slope_y, **how)
-    return Score(name, partial(formula, kappa=kappa, rho=rho), tile=tile)
+    elementwise = Elementwise(
+        split_variance, split_variance, value, gradient_x, gradient_y,
+        logvar_x=-kappa, logvar_y=kappa, mean_scale=math.sqrt(rho), light=True,
+    )  # fmt: skip
+    return Score(name, partial(formula, kappa=kappa, rho=rho), elementwise=elementwise)
 
 
 INCLUSION = _score("inclusion", "exact")

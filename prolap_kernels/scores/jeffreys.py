@@ -6,9 +6,8 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from . import kl
-from .base import Score, Tile
-from .elementary import reciprocal
-from .parts import split_variance
+from .base import Elementwise, Score
+from .elementwise import reciprocal, split_variance
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -23,18 +22,20 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return -0.5 * ((delta * inverse) * delta + ((xb + yb) * inverse) * ((xa - ya) * (xa - ya)))
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb * yb)
     delta = (yb - xb) + (yc - xc)
     both = (xb + yb) * inverse
     return (ya - xa) * both, 0.5 * (delta * both + (xa - ya) * (xa - ya) * (yb * inverse))
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     inverse = reciprocal(xb * yb)
     delta = (yb - xb) + (yc - xc)
     both = (xb + yb) * inverse
     return (xa - ya) * both, 0.5 * ((xa - ya) * (xa - ya) * (xb * inverse) - delta * both)
 
 
-JEFFREYS = Score("jeffreys", formula, tile=Tile(split_variance, split_variance, value, slope_x, slope_y))
+JEFFREYS = Score(
+    "jeffreys", formula, elementwise=Elementwise(split_variance, split_variance, value, gradient_x, gradient_y)
+)

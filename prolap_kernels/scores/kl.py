@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .elementary import exp_excess, expm1
-from .parts import logvar, logvar_precision
+from .base import Elementwise, Score
+from .elementwise import exp_excess, expm1, logvar, logvar_precision
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -21,12 +20,12 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return -0.5 * (exp_excess(xb - yb) + (xa - ya) * (xa - ya) * yc)
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (ya - xa) * yc, -0.5 * expm1(xb - yb)
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (xa - ya) * yc, 0.5 * (expm1(xb - yb) + (xa - ya) * (xa - ya) * yc)
 
 
-KL = Score("kl", formula, tile=Tile(logvar, logvar_precision, value, slope_x, slope_y))
+KL = Score("kl", formula, elementwise=Elementwise(logvar, logvar_precision, value, gradient_x, gradient_y))

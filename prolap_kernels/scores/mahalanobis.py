@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Score, Tile
-from .parts import mean_alone, precision
+from .base import Elementwise, Score
+from .elementwise import mean_alone, precision
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -19,12 +19,14 @@ def value(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (ya - xa) * (xa - ya) * yb
 
 
-def slope_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_x(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return 2.0 * (ya - xa) * yb, 0.0 * xa
 
 
-def slope_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
+def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return 2.0 * (xa - ya) * yb, (xa - ya) * (xa - ya) * yb
 
 
-MAHALANOBIS = Score("mahalanobis", formula, tile=Tile(mean_alone, precision, value, slope_x, slope_y))
+MAHALANOBIS = Score(
+    "mahalanobis", formula, elementwise=Elementwise(mean_alone, precision, value, gradient_x, gradient_y)
+)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian, widen
-from .base import Lift, Score
+from .base import Factor, Score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -19,15 +19,15 @@ def _point(z: Gaussian) -> Tensor:
     return torch.cat([widen(z.mean), z.std.to(widen(z.mean).dtype)], -1)
 
 
-def lift_x(z: Gaussian) -> Lift:
+def factor_x(z: Gaussian) -> Factor:
     """Nearly equal pairs lose digits to cancellation; in float32 the deviations' part is lost from logvar about -14 on."""
     point = _point(z)
-    return Lift(2 * point, -point.square().sum(-1))
+    return Factor(2 * point, -point.square().sum(-1))
 
 
-def lift_y(z: Gaussian) -> Lift:
+def factor_y(z: Gaussian) -> Factor:
     point = _point(z)
-    return Lift(point, -point.square().sum(-1))
+    return Factor(point, -point.square().sum(-1))
 
 
-WASSERSTEIN2 = Score("wasserstein2", formula, lift_x, lift_y)
+WASSERSTEIN2 = Score("wasserstein2", formula, factor_x, factor_y)

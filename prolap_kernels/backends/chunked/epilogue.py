@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...objectives import OBJECTIVES, Side
+from ...objectives import NAMED, Objective, Side
 from ...pairs import SATURATED, counted_pairs, positive_pairs
 
 
@@ -17,12 +17,16 @@ class Form(NamedTuple):
     wide: sums along rows are taken in float64. A compiled loop adds lane by lane, where eager torch adds in pairs.
     """
 
-    objective: str
+    objective_name: str
     negatives_only: bool
     ids: bool
     grads: bool
     stats: bool
     wide: bool = False
+
+    @property
+    def objective(self) -> Objective:
+        return NAMED[self.objective_name]
 
 
 class Block(NamedTuple):
@@ -68,7 +72,7 @@ def _cells(form: Form, block: Block) -> tuple[Tensor, Tensor, Tensor, Tensor | N
 
 def measure(form: Form, block: Block, sides: Side = ()) -> Side:
     """The block's share in the totals that the objective's normaliser asks for, of the rows, then of the columns."""
-    normaliser = OBJECTIVES[form.objective].normaliser
+    normaliser = form.objective.normaliser
     assert normaliser is not None
     _, logit, positive, counted = _cells(form, block)
     return *normaliser.measure(logit, positive, counted, 1), *normaliser.measure(logit, positive, counted, 0)
@@ -76,15 +80,14 @@ def measure(form: Form, block: Block, sides: Side = ()) -> Side:
 
 def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:
     """Everything of a block but its products. sides: what the normaliser's `finish` says of the rows, then of the columns."""
-    goal = OBJECTIVES[form.objective]
     none = block.product.new_empty(0)
     score, logit, positive, counted = _cells(form, block)
     half = len(sides) // 2
     broadcast = tuple(t[:, None] for t in sides[:half]), tuple(t[None, :] for t in sides[half:])
     stats = none
     if form.stats:
-        stats = _statistics(logit, positive, counted, goal.pair_slope(logit, positive, *broadcast))
-    loss, grad = goal.pair(logit, positive, *broadcast)
+        stats = _statistics(logit, positive, counted, form.objective.pair_gradient(logit, positive, *broadcast))
+    loss, grad = form.objective.pair(logit, positive, *broadcast)
     if loss is not None and counted is not None:
         loss = torch.where(counted, loss, 0.0)
     loss = none if loss is None else _row_sum(form, loss)
@@ -101,11 +104,11 @@ def _row_sum(form: Form, value: Tensor) -> Tensor:
     return value.sum(1, dtype=torch.float64).to(value.dtype) if form.wide else value.sum(1)
 
 
-def _statistics(logit: Tensor, positive: Tensor, counted: Tensor | None, slope: Tensor) -> Tensor:
-    flat = slope.abs() < SATURATED
+def _statistics(logit: Tensor, positive: Tensor, counted: Tensor | None, gradient: Tensor) -> Tensor:
+    saturated = gradient.abs() < SATURATED
     sides = [positive, ~positive] if counted is None else [positive & counted, counted & ~positive]
     logits = [torch.where(side, logit, 0.0).sum(1) for side in sides]
-    return torch.stack([*logits, *((side & flat).to(logit.dtype).sum(1) for side in sides)])
+    return torch.stack([*logits, *((side & saturated).to(logit.dtype).sum(1) for side in sides)])
 
 
 def example(form: Form, dtype: torch.dtype, measured: bool, h: int, w: int) -> list[Tensor]:
@@ -115,7 +118,7 @@ def example(form: Form, dtype: torch.dtype, measured: bool, h: int, w: int) -> l
     # no tensor twice: tracing would take the two for one
     scale, bias = (torch.tensor([value], dtype=dtype, device="cpu") for value in (3.0, -1.0))
     block = Block(alpha[:, None] * beta, alpha, beta, 2 - alpha, scale, bias, x_id, y_id)
-    normaliser = OBJECTIVES[form.objective].normaliser
+    normaliser = form.objective.normaliser
     if normaliser is None or not measured:
         return [t for t in block if t is not None]
     totals = measure(form, block)

@@ -1,22 +1,23 @@
-"""The pair engine in plain torch: any device, any dtype, one bounded block at a time, whatever makes its scores."""
+"""Losses of pairs in plain torch: any device, any dtype, one bounded block at a time, whatever makes its scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...objectives import OBJECTIVES, Side
-from ..problem import PairOptions, PairProblem, PairSums
-from . import compiled
-from .engines import engine_of
+from ...gaussian import Gaussian, widen
+from ...objectives import Normaliser, Side
+from ..blocks import block_shape, blocks
+from ..problem import PairOptions, PairProblem, PairSums, float32_products
+from . import compiled, elementwise
 from .epilogue import Block, Form, Swept, example, measure, sweep
 
-SCRATCH = {"cpu": 64 << 20, "cuda": 100 << 20, "triton": 400 << 20}
-"""Bytes that everything of a block's size may take; triton: where kernels that want many rows sum the dimensions."""
+WORKSPACE = {"cpu": 64 << 20, "cuda": 100 << 20}
+"""Bytes that everything of a block's size may take."""
 LIVE = 38
 """Matrices of a block's size that an eager sweep is given room for: some 30 live at once for softmax, 19 for sigmoid, and the
 heap keeps part of what is freed."""
@@ -24,49 +25,121 @@ COMPILED_LIVE = 8
 """As many of a compiled sweep: it needs 2, the rest keeps products, and blocks of an eighth stay in the cache."""
 COMPILE_CELLS = 1 << 20
 """Pairs from which a sweep is compiled: below, a call takes a fraction of a second either way, a compilation several."""
+Part = tuple[slice, slice]
 
 
-def block_shape(n: int, m: int, k: int, cells: int, live: int = LIVE) -> tuple[int, int]:
-    """Rows and columns of a block, near square: `cells` hold its `live` matrices and k numbers beside each row and column."""
-    area = max(cells // live, 1)
-    rows = max(min(n, max(int(area**0.5), area // max(m, 1))), 1)
-    cols = max(min(m, area // rows), 1)
-    while live * rows * cols + k * (rows + cols) > cells and max(rows, cols) > 1:
-        rows, cols = (rows, (cols + 1) // 2) if cols >= rows else ((rows + 1) // 2, cols)
-    return rows, cols
+class Engine(Protocol):
+    """What makes the scores of a block, and what gradients by the scores become.
+
+    beside: numbers that a block takes beside each of its rows and columns; workspace: bytes of a block, None for `WORKSPACE`.
+    """
+
+    beside: int
+    workspace: int | None
+
+    def scores(self, rows: slice, cols: slice, out: Tensor | None) -> Tensor:
+        """s_ij without the offsets, [h, w], into `out` if given."""
+
+    def add(self, sums: PairSums, part: Part, grad: Tensor) -> None:
+        """Adds what grad [h, w] = dL/ds of a block gives to the gradients that `sums` has room for."""
+
+
+class Bilinear:
+    """s_ij = phi_x_i . phi_y_j, a matrix product."""
+
+    workspace: int | None = None
+
+    def __init__(self, problem: PairProblem, options: PairOptions) -> None:
+        self.phi = problem.phi_x, problem.phi_y
+        self.ignored = _ignored(problem, options)
+        exact = problem.scale.dtype
+        copied = any(phi.dtype != exact for phi in self.phi) or self.ignored != (None, None)
+        self.beside = problem.phi_x.shape[1] if copied else 0
+
+    def scores(self, rows: slice, cols: slice, out: Tensor | None) -> Tensor:
+        x, y = widen(self.phi[0][rows]), widen(self.phi[1][cols])
+        return x @ y.T if out is None else torch.mm(x, y.T, out=out)
+
+    def add(self, sums: PairSums, part: Part, grad: Tensor) -> None:
+        rows, cols = part
+        if sums.dphi_x.numel():
+            sums.dphi_x[rows].addmm_(grad, self._clean(1, cols))
+        if sums.dphi_y.numel():
+            sums.dphi_y[cols].addmm_(grad.T, self._clean(0, rows))
+
+    def _clean(self, side: int, part: slice) -> Tensor:
+        return _blank(widen(self.phi[side][part]), self.ignored[side], part)
+
+
+class Elementwise:
+    """s_ij = sum_d f(x_id, y_jd)."""
+
+    def __init__(self, problem: PairProblem, options: PairOptions, over_dimensions: elementwise.Sums) -> None:
+        assert problem.logvar_x is not None
+        assert problem.logvar_y is not None
+        self.sides = Gaussian(problem.phi_x, problem.logvar_x), Gaussian(problem.phi_y, problem.logvar_y)
+        self.score, self.over_dimensions = options.score, over_dimensions
+        self.workspace = over_dimensions.workspace
+        self.beside = elementwise.PARTS * problem.phi_x.shape[1]
+        self.ignored = _ignored(problem, options)
+
+    def scores(self, rows: slice, cols: slice, out: Tensor | None) -> Tensor:
+        x, y = self._clean(0, rows), self._clean(1, cols)
+        return elementwise.block_scores(self.over_dimensions, self.score, x, y, out)
+
+    def add(self, sums: PairSums, part: Part, grad: Tensor) -> None:
+        x, y = (self._clean(side, part[side]) for side in range(2))
+        sides = (("x", sums.dphi_x, sums.dlogvar_x), ("y", sums.dphi_y, sums.dlogvar_y))
+        for (side, *totals), rows in zip(sides, part, strict=True):
+            if totals[0].numel():
+                shares = elementwise.block_gradients(self.over_dimensions, self.score, x, y, grad, side)
+                for total, share in zip(totals, shares, strict=True):
+                    total[rows] += share
+
+    def _clean(self, side: int, part: slice) -> Gaussian:
+        mean, logvar = (_blank(t[part], self.ignored[side], part) for t in self.sides[side])
+        return Gaussian(mean, logvar)
+
+
+def _ignored(problem: PairProblem, options: PairOptions) -> tuple[Tensor | None, Tensor | None]:
+    """Which rows of either side are left out, None where none is (on a GPU always given: to look would stop it)."""
+    if not options.ids_given:
+        return None, None
+    masks = [ids < 0 for ids in (problem.x_id, problem.y_id)]
+    x, y = (m if m.device.type != "cpu" or bool(m.any()) else None for m in masks)
+    return x, y
+
+
+def _blank(value: Tensor, ignored: Tensor | None, part: slice) -> Tensor:
+    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient."""
+    return value if ignored is None else value.masked_fill(ignored[part, None], 0)
 
 
 class _Blocks:
     """The blocks of a problem, in the same order every time, and the two passes over one of them."""
 
-    def __init__(self, problem: PairProblem, options: PairOptions) -> None:
+    def __init__(self, problem: PairProblem, options: PairOptions, engine: Engine) -> None:
         n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
-        self.engine = engine_of(problem, options)
-        place = "triton" if options.backend == "triton" else like.device.type
-        cells = SCRATCH.get(place, SCRATCH["cuda"]) // like.element_size()
-        self.form = Form(options.objective, options.negatives_only, options.ids_given, options.grads, options.stats)
+        self.engine = engine
+        workspace = engine.workspace or WORKSPACE.get(like.device.type, WORKSPACE["cuda"])
+        negatives_only, ids_given = options.negatives_only, options.ids_given
+        self.form = Form(options.objective_name, negatives_only, ids_given, options.grads, options.stats)
         worthwhile = like.device.type == "cpu" and n * m >= COMPILE_CELLS
         self.programs = _programs(self.form, like.dtype) if worthwhile else {}
-        self.compiles = bool(self.programs)
-        live = COMPILED_LIVE if self.compiles else LIVE
-        self.shape = block_shape(n, m, self.engine.beside, cells, live)
+        live = COMPILED_LIVE if self.programs else LIVE
+        cells = workspace // like.element_size()
+        self.shape = block_shape(n, m, cells, live=live, beside=engine.beside, even=False)
         self.buffer = like.new_empty(self.shape[0] * self.shape[1])
         self.kept: dict[tuple[int, int], Tensor] = {}
-        if self.compiles:
-            given = zip((*self.engine.offsets, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
-            alpha, beta, weight = (t.contiguous() if t.numel() else like.new_full((k,), v) for t, k, v in given)
+        if self.programs:
+            optional = zip((problem.alpha, problem.beta, problem.row_weight), (n, m, n), (0.0, 0.0, 1.0), strict=True)
+            alpha, beta, weight = (t.contiguous() if t.numel() else like.new_full((k,), v) for t, k, v in optional)
             ids = problem.x_id.contiguous(), problem.y_id.contiguous()
             problem = PairProblem(*problem[:2], alpha, beta, *problem[4:6], *ids, weight)
-        else:
-            alpha, beta = self.engine.offsets
-            problem = problem._replace(alpha=alpha, beta=beta)
         self.problem = problem
 
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        n, m = len(self.problem.phi_x), len(self.problem.phi_y)
-        for i in range(0, n, self.shape[0]):
-            for j in range(0, m, self.shape[1]):
-                yield slice(i, min(i + self.shape[0], n)), slice(j, min(j + self.shape[1], m))
+    def __iter__(self) -> Iterator[Part]:
+        return blocks(len(self.problem.phi_x), len(self.problem.phi_y), self.shape)
 
     def measure(self, rows: slice, cols: slice) -> tuple[Side, Side]:
         out = self._run(measure, self._block(rows, cols, keep=True), ())
@@ -88,13 +161,13 @@ class _Blocks:
         at = rows.start, cols.start
         if not keep and at in self.kept:
             return self.kept.pop(at)
-        if keep and self.compiles and len(self.kept) < COMPILED_LIVE - 4:
+        if keep and self.programs and len(self.kept) < COMPILED_LIVE - 4:
             return self.kept.setdefault(at, self.engine.scores(rows, cols, None))
         h, w = rows.stop - rows.start, cols.stop - cols.start
         return self.engine.scores(rows, cols, self.buffer[: h * w].view(h, w))
 
     def _run(self, function: Callable[..., Any], block: Block, sides: Side) -> Any:
-        if self.compiles:
+        if self.programs:
             return self.programs[function](*(t for t in block if t is not None), *sides)
         return function(self.form, block, sides)
 
@@ -103,8 +176,8 @@ def _programs(form: Form, dtype: torch.dtype) -> dict[Callable[..., Any], Any]:
     """`sweep`, and `measure` where there is a normaliser, compiled; nothing if either cannot be."""
     # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
     form = form._replace(ids=True, grads=True, wide=True)
-    made: dict[Callable[..., Any], Any] = {}
-    for function in (measure, sweep) if OBJECTIVES[form.objective].normaliser else (sweep,):
+    programs: dict[Callable[..., Any], Any] = {}
+    for function in (measure, sweep) if form.objective.normaliser else (sweep,):
 
         def flat(*t: Tensor, function: Callable[..., Any] = function) -> list[Tensor]:
             return list(function(form, Block(*t[:8]), t[8:]))
@@ -115,80 +188,53 @@ def _programs(form: Form, dtype: torch.dtype) -> dict[Callable[..., Any], Any]:
         program = compiled.program((function, form, dtype), flat, arguments)
         if program is None:
             return {}
-        made[function] = program
-    return made
+        programs[function] = program
+    return programs
 
 
-def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
-    """One objective over all pairs, block by block."""
-    with _precision(problem, options.precision):
-        return _pair_sums(problem, options)
+def add_pairs(
+    problem: PairProblem, options: PairOptions, sums: PairSums, fresh: bool,
+    over_dimensions: elementwise.Sums = elementwise.SUMS,
+) -> None:  # fmt: skip
+    """The block primitive (`problem.Launcher`), block by block; over_dimensions: who sums those of an elementwise score."""
+    if fresh:
+        sums.zero_()
+    engine: Engine = Bilinear(problem, options)
+    if options.score.elementwise is not None:
+        engine = Elementwise(problem, options, over_dimensions)
+    # on a CPU float32 products are exact
+    pinned = problem.phi_x.device.type == "cuda" and problem.scale.dtype == torch.float32
+    with float32_products(options.precision) if pinned else nullcontext():
+        _add_blocks(_Blocks(problem, options, engine), options, sums)
 
 
-def _pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
-    n, m = len(problem.phi_x), len(problem.phi_y)
-
-    def zeros(wanted: bool, *shape: int) -> Tensor:
-        return problem.scale.new_zeros(shape if wanted else 0)
-
-    sums = PairSums(
-        zeros(True, n),
-        zeros(options.need_x, *problem.phi_x.shape),
-        zeros(options.need_y, *problem.phi_y.shape),
-        zeros(options.need_sums, n),
-        zeros(options.need_sums, m),
-        zeros(options.need_sums, n),
-        zeros(options.need_x and bool(options.score), *problem.alpha.shape),
-        zeros(options.need_y and bool(options.score), *problem.beta.shape),
-        zeros(options.stats, 4, n),
-    )
-    blocks = _Blocks(problem, options)
-    normaliser = OBJECTIVES[options.objective].normaliser
+def _add_blocks(todo: _Blocks, options: PairOptions, sums: PairSums) -> None:
     sides: tuple[Side, Side] = (), ()
-    if normaliser is not None:
-        totals = [normaliser.empty(k, problem.scale) for k in (n, m)]
-        for rows, cols in blocks:
-            for total, part, share in zip(totals, (rows, cols), blocks.measure(rows, cols), strict=True):
-                merged = normaliser.merge(tuple(t[part] for t in total), share)
-                for t, value in zip(total, merged, strict=True):
-                    t[part] = value
-        loss, *finished = normaliser.finish(*totals)
-        sides = finished[0], finished[1]
-        sums = sums._replace(loss=loss)
+    if options.objective.normaliser is not None:
+        loss, *known = _normalised(todo, options.objective.normaliser)
+        sides = known[0], known[1]
+        sums.loss.add_(loss)
         if not (options.grads or options.stats):
-            return sums
-    for rows, cols in blocks:
-        swept = blocks.sweep(rows, cols, sides)
-        _add(sums, (rows, cols), swept)
-        blocks.engine.add(sums, (rows, cols), swept.grad)
-    return sums
+            return
+    for rows, cols in todo:
+        swept = todo.sweep(rows, cols, sides)
+        if swept.loss.numel():
+            sums.loss[rows] += swept.loss
+        if sums.stats.numel():
+            sums.stats[:, rows] += swept.stats
+        if sums.row.numel():
+            sums.row[rows] += swept.row
+            sums.col[cols] += swept.grad.sum(0)
+            sums.dot[rows] += swept.dot
+        todo.engine.add(sums, (rows, cols), swept.grad)
 
 
-def _add(sums: PairSums, part: tuple[slice, slice], swept: Swept) -> None:
-    rows, cols = part
-    if swept.loss.numel():
-        sums.loss[rows] += swept.loss
-    if sums.stats.numel():
-        sums.stats[:, rows] += swept.stats
-    if sums.row.numel():
-        sums.row[rows] += swept.row
-        sums.col[cols] += swept.grad.sum(0)
-        sums.dot[rows] += swept.dot
-
-
-@contextmanager
-def _precision(problem: PairProblem, precision: str) -> Iterator[None]:
-    """On a GPU float32 products are what the caller asked for, whatever torch is set to; on a CPU they are exact."""
-    if problem.phi_x.device.type != "cuda" or problem.scale.dtype != torch.float32:
-        yield
-        return
-    settings = torch.backends.cuda.matmul
-    name, value = (
-        ("fp32_precision", precision) if hasattr(settings, "fp32_precision") else ("allow_tf32", precision == "tf32")
-    )
-    before = getattr(settings, name)
-    try:
-        setattr(settings, name, value)
-        yield
-    finally:
-        setattr(settings, name, before)
+def _normalised(todo: _Blocks, normaliser: Normaliser) -> tuple[Tensor, Side, Side]:
+    """The first pass: the loss, and what the second has to know of rows and of columns."""
+    totals = [normaliser.empty(len(phi), todo.problem.scale) for phi in (todo.problem.phi_x, todo.problem.phi_y)]
+    for part in todo:
+        for total, rows, share in zip(totals, part, todo.measure(*part), strict=True):
+            merged = normaliser.merge(tuple(t[rows] for t in total), share)
+            for t, value in zip(total, merged, strict=True):
+                t[rows] = value
+    return normaliser.finish(*totals)

@@ -45,22 +45,25 @@ class Strip(NamedTuple):
     registers: int = 0
 
 
+WORKSPACE = 1 << 28
+"""Bytes of a block of G, the gradients by the logits: the larger, the fuller the last wave of its products and the fewer sums
+that are read again; 65,536 rows in 16 bits make 36 blocks."""
 GROUP = 8
 """Row tiles per band of programs that share operands in cache."""
 
 _HALVES = (torch.float16, torch.bfloat16)
 
-LIFT_KINDS = ("hopper", "blackwell", "large", "small", "amd")
-LIFT = {
+BILINEAR_KINDS = ("hopper", "blackwell", "large", "small", "amd")
+BILINEAR = {
     **{("hopper", half): Tile(128, 128, 64, 8, 3, 8, 1, True, 128) for half in _HALVES},
     **{("large", half): Tile(128, 128, 64, 8, 3, 4, 4) for half in _HALVES},
     **{("blackwell", half): Tile(128, 64, 64, 8, 3, 4, registers=255) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3, 4, 4) for half in _HALVES},
     **{("amd", half): Tile(128, 64, 64, 8, 2, 2, 4) for half in _HALVES},
-    **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in LIFT_KINDS},
+    **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in BILINEAR_KINDS},
     ("blackwell", torch.float32): Tile(64, 64, 16, 8, 2, 2, 4, registers=255),
 }
-"""Tiles of `kernels.lift`, by `lift_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
+"""Tiles of `sigmoid_tile`, by `bilinear_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
 
 blackwell: left to itself the compiler aims at fewer registers than some forms need, and spills two. hopper: two blocks of 128
 registers share a processor, so that one's epilogue runs beside the other's product."""
@@ -74,10 +77,10 @@ CANDIDATES = {
     ),
     ("large", torch.bfloat16): (Tile(128, 128, 32, 8, 4, 4, 4), Tile(128, 64, 64, 8, 3, 2, 4)),
 }
-"""Rows of LIFT that lost by prediction, for `benchmarks.run --gpu` to measure. The first three move half the operands, or overlap
-as the default does, but spill 13 to 17 registers where a tile has positives."""
+"""Rows of BILINEAR that lost by prediction, for `benchmarks.run --gpu` to measure. The first three move half the operands, or
+overlap as the default does, but spill 13 to 17 registers where a tile has positives."""
 GIVEN = Tile(64, 64, 16, 4, 1, 4, 1)
-"""Tile of `kernels.lift` where the vendor's library takes the score product too; its depth is unused."""
+"""Tile of `sigmoid_tile` where the vendor's library takes the score product too; its depth is unused."""
 VENDOR_SCORES = (torch.float32,)
 """dtypes whose scores are the library's: float32, whose exact products have no matrix instructions in our kernel. In 16 bits the
 cost model has both within a tenth of each other; `benchmarks.run --gpu` measures them."""
@@ -88,18 +91,18 @@ ACCUMULATE = {
     **{(chip, torch.float32): Tile(64, 64, 16, 8, 2) for chip in ("large", "small", "amd")},
 }
 G_SIDE = 128
-"""Both sides of G's scratch are multiples of this, and every tile's rows and columns divide it."""
+"""Both sides of G's workspace are multiples of this, and every tile's rows and columns divide it."""
 MATCHED, MATCHED_BACK = Strip(2, 256, 4), Strip(2, 256, 4, 128)
 """Forward, and gradients: left to itself the compiler aims at 96 registers for sm_120 and spills four in float32."""
 SUMS = Strip(1, 2048, 8)
 TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)
 FINISH = Strip(32, 32, 4)
-"""Entries per program, and partial sums per step, of `kernels.lift_finish`."""
-SUMMED = {"inclusion": (Strip(16, 256, 8, 128), 4), "": (Strip(16, 256, 8, 255), 2)}
-SLOPES = (Strip(16, 128, 8), 2)
-"""Rows and columns of `tile_scores`, rows and dimensions of `tile_slopes`, and steps that their loops are unrolled by. A thread
-has 4 x 4 and 2 x 4. By the name of the score before a slash, "" for all others: two programs of inclusion share a processor."""
+"""Entries per program, and partial sums per step, of `sigmoid_finish`."""
+SCORES, LIGHT_SCORES = (Strip(16, 256, 8, 255), 2), (Strip(16, 256, 8, 128), 4)
+"""Rows and columns of `elementwise_scores`, and steps that its loop is unrolled by; light: two programs share a processor."""
+GRADIENTS = (Strip(16, 128, 8), 2)
+"""Rows and dimensions of `elementwise_gradients`. A thread has 2 x 4, of the scores 4 x 4."""
 SPAN = 32
 """Terms that a partial sum of either kernel takes."""
 VENDOR = True
@@ -121,17 +124,17 @@ def _nvidia(index: int) -> str:
     return "large" if shared >= 160 << 10 else "small"
 
 
-def lift_kind(device: torch.device) -> str:
+def bilinear_kind(device: torch.device) -> str:
     """`chip_of`, or "hopper", whose copy engine we use."""
     kind = chip_of(device)
     return "hopper" if kind == "large" and generation(device) == 9 else kind
 
 
-def lift_tile(device: torch.device, dtype: torch.dtype) -> Tile:
-    """The row of LIFT: by `lift_kind`, but for both kinds of Blackwell, on which larger tiles spill."""
-    kind = lift_kind(device)
+def bilinear_tile(device: torch.device, dtype: torch.dtype) -> Tile:
+    """The row of BILINEAR: by `bilinear_kind`, but for both kinds of Blackwell, on which larger tiles spill."""
+    kind = bilinear_kind(device)
     blackwell = kind in ("large", "small") and generation(device) in (10, 12)
-    return LIFT["blackwell" if blackwell else kind, dtype]
+    return BILINEAR["blackwell" if blackwell else kind, dtype]
 
 
 def generation(device: torch.device) -> int:

@@ -1,6 +1,6 @@
-"""Sums over dimensions: a block of the matrix of elementwise scores, its gradients, and half the trace of rows.
+"""Elementwise scores: a block of their matrix, and what gradients by it become for one side.
 
-Both kernels keep what they own in registers and walk along the rest, one load a row of the other side: no atomics, no scratch.
+Both kernels keep what they own in registers and walk along the rest, one load a row of the other side: no atomics, no workspace.
 Arithmetic bounds them, so the thread's share is a small square (4 x 4, 2 x 4) that few loads feed.
 """
 
@@ -9,21 +9,20 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...scores import SCORES
-from ...scores.base import Parts, Tile
+from ...scores import Score
+from ...scores.base import Parts
+from ...scores.elementwise import Rows
 from ..blocks import cdiv, up
+from ..chunked import pairs
+from ..chunked.elementwise import Sums, function_of
 from . import configs
-from .numerics import exp_reduced, expm1_excess
-
-if TYPE_CHECKING:
-    from ..chunked.elementwise import Rows
+from .numerics import expm1_excess
 
 
 @triton.jit
@@ -53,7 +52,7 @@ def log_complement(q, rest):
 
 @triton.jit
 def asinh_half_ratio(p):
-    """asinh(s/2)/s for p = s^2 <= 1/2, as `scores.elementary.ASINH_HALF`."""
+    """asinh(s/2)/s for p = s^2 <= 1/2, as `scores.elementwise.ASINH_HALF`."""
     out = p * 4.76011440e-05 - 3.43898000e-04
     out = p * out + 2.34290199e-03
     out = p * out - 2.08332812e-02
@@ -83,7 +82,7 @@ FUNCTIONS = {
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """A function of a `Tile` for use inside kernels: its source, with the names of `scores.elementary` bound to those here."""
+    """A function of an `Elementwise` for use in kernels: its source, the names of `scores.elementwise` bound to those here."""
     # the interpreter asks for tl in every function
     names = {**function.__globals__, **FUNCTIONS, "tl": tl}
     bound = types.FunctionType(function.__code__, names, function.__name__)
@@ -93,7 +92,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @triton.jit(do_not_specialize=["n", "m", "width"])
-def tile_scores(
+def elementwise_scores(
     x, y, term_x, term_y, out, plane_x, plane_y, stride_x, stride_y, pitch, n, m, width,
     VALUE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
@@ -123,15 +122,15 @@ def tile_scores(
 
 
 @triton.jit(do_not_specialize=["n", "m", "width", "step_own", "step_other"])
-def tile_slopes(
+def elementwise_gradients(
     own, other, grad, d_mean, d_logvar, plane_own, plane_other, stride, step_own, step_other, n, m, width,
-    SLOPE: tl.constexpr, SWAPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, SPAN: tl.constexpr,
+    GRADIENT: tl.constexpr, SWAPPED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, SPAN: tl.constexpr,
     UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """d_mean, d_logvar [n, width] = sum over the m other rows of grad * SLOPE(parts).
+    """d_mean, d_logvar [n, width] = sum over the m other rows of grad * GRADIENT(parts).
 
     own [3, >= n, stride], other [3, m, stride]: parts with dimensions next to each other; grad is read at own row * step_own +
-    other row * step_other. SWAPPED: the owner is y, so that SLOPE takes the other side's parts first.
+    other row * step_other. SWAPPED: the owner is y, so that GRADIENT takes the other side's parts first.
     """
     tall = tl.cdiv(n, BLOCK_M)
     rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
@@ -153,9 +152,9 @@ def tile_slopes(
             f = tl.load(at + plane_other)
             g = tl.load(at + 2 * plane_other)
             if SWAPPED:
-                by_mean, by_logvar = SLOPE(e, f, g, a, b, c)
+                by_mean, by_logvar = GRADIENT(e, f, g, a, b, c)
             else:
-                by_mean, by_logvar = SLOPE(a, b, c, e, f, g)
+                by_mean, by_logvar = GRADIENT(a, b, c, e, f, g)
             part_mean += weight * by_mean
             part_logvar += weight * by_logvar
         total_mean += part_mean
@@ -165,73 +164,49 @@ def tile_slopes(
     tl.store(d_logvar + here, total_logvar, mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "width", "grad"])
-def half_trace_kernel(
-    logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """out [rows] = -1/2 sum_d exp(logvar); where grad, d_logvar [rows, width] = -1/2 exp(logvar)."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
-    row_in = tl.minimum(row, rows - 1).to(tl.int64)[:, None]
-    summed = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for start in range(0, width, BLOCK_D):
-        col = start + tl.arange(0, BLOCK_D)[None, :]
-        q = tl.load(logvar + row_in * stride + col, mask=col < width, other=float("-inf")).to(tl.float32)
-        half = -0.5 * exp_any(q)
-        summed += half
-        if grad:
-            tl.store(d_logvar + row_in * width + col, half, mask=(col < width) & inside[:, None])
-    tl.store(out + row, tl.sum(summed, 1), mask=inside)
-
-
-@triton.jit
-def exp_any(x):
-    """exp over the whole range: `exp_reduced` stops at +-120, where float32 ends at 88.7 and -103."""
-    return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(tl.where(x > 89.0, 0.0, x))))
-
-
-def scores(score: str, rows: Rows, out: Tensor | None) -> Tensor:
-    """s_ij [N, M] in float32, into `out` if given."""
+def scores(score: Score, rows: Rows, out: Tensor | None) -> Tensor:
+    """`Sums.scores`, in float32."""
     n, m, width = rows.shape
+    function = function_of(score)
     out = rows.x[0].new_empty(n, m) if out is None else out
-    form, unroll = configs.SUMMED.get(score.partition("/")[0], configs.SUMMED[""])
+    form, unroll = configs.LIGHT_SCORES if function.light else configs.SCORES
     if n and m:
         x, y = _planes(rows.x, form.rows, True), _planes(rows.y, form.cols, True)
         strides = x.stride(0), y.stride(0), x.stride(1), y.stride(1), out.stride(0)
         args = (x, y, rows.term_x, rows.term_y, out, *strides, n, m, width)
         constants = {
-            "VALUE": compiled(_tile(score).value), "BLOCK_M": form.rows, "BLOCK_N": form.cols,
+            "VALUE": compiled(function.value), "BLOCK_M": form.rows, "BLOCK_N": form.cols,
             "SPAN": configs.SPAN, "UNROLL": unroll,
         }  # fmt: skip
-        configs.launch(tile_scores, cdiv(n, form.rows) * cdiv(m, form.cols), args, constants, form)
+        configs.launch(elementwise_scores, cdiv(n, form.rows) * cdiv(m, form.cols), args, constants, form)
     return out
 
 
-def slopes(score: str, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Tensor]:
-    """sum over the other side of grad [N, M] * df by (mean, logvar) of `side`, in float32."""
-    tile, swapped = _tile(score), side == "y"
+def gradients(score: Score, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor, Tensor]:
+    """`Sums.gradients`, in float32."""
+    function, swapped = function_of(score), side == "y"
     parts = (rows.y, rows.x) if swapped else (rows.x, rows.y)
     (n, width), m = parts[0][0].shape, len(parts[1][0])
-    form, unroll = configs.SLOPES
+    form, unroll = configs.GRADIENTS
     padded = up(width, form.cols)
-    made = [parts[0][0].new_empty(n, padded) if n and m else parts[0][0].new_zeros(n, padded) for _ in range(2)]
+    totals = [parts[0][0].new_empty(n, padded) if n and m else parts[0][0].new_zeros(n, padded) for _ in range(2)]
     if n and m and width:
         own, other = (_planes(side, form.cols, False) for side in parts)
         steps = (grad.stride(1), grad.stride(0)) if swapped else (grad.stride(0), grad.stride(1))
-        args = (own, other, grad, *made, own.stride(0), other.stride(0), padded, *steps, n, m, width)
+        args = (own, other, grad, *totals, own.stride(0), other.stride(0), padded, *steps, n, m, width)
         constants = {
-            "SLOPE": compiled(tile.slope_y if swapped else tile.slope_x), "SWAPPED": swapped, "BLOCK_M": form.rows,
-            "BLOCK_D": form.cols, "SPAN": configs.SPAN, "UNROLL": unroll,
+            "GRADIENT": compiled(function.gradient_y if swapped else function.gradient_x), "SWAPPED": swapped,
+            "BLOCK_M": form.rows, "BLOCK_D": form.cols, "SPAN": configs.SPAN, "UNROLL": unroll,
         }  # fmt: skip
-        configs.launch(tile_slopes, cdiv(n, form.rows) * (padded // form.cols), args, constants, form)
-    d_mean, d_logvar = (t if padded == width else t[:, :width].contiguous() for t in made)
+        configs.launch(elementwise_gradients, cdiv(n, form.rows) * (padded // form.cols), args, constants, form)
+    d_mean, d_logvar = (t if padded == width else t[:, :width].contiguous() for t in totals)
     return d_mean, d_logvar
 
 
-def _tile(score: str) -> Tile:
-    tile = SCORES[score].tile
-    assert tile is not None
-    return tile
+SUMS = Sums(scores, gradients, workspace=400 << 20)
+"""The kernels want many rows, hence a larger block."""
+add_pairs = functools.partial(pairs.add_pairs, over_dimensions=SUMS)
+"""The block primitive for elementwise scores under any objective: the kernels sum over dimensions, torch does the rest."""
 
 
 def _planes(parts: Parts, unit: int, transposed: bool) -> Tensor:
@@ -244,17 +219,14 @@ def _planes(parts: Parts, unit: int, transposed: bool) -> Tensor:
     return planes
 
 
-def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
-    """-1/2 sum_d exp(logvar), half the trace of the covariance with the sign that `csd` gives it.
-
-    logvar [N, D] floating point. Returns rows [N] and the gradient of rows.sum(), -1/2 exp(logvar) [N, D] or size 0, float32.
-    """
-    n, width = logvar.shape
-    q = logvar if logvar.stride(1) == 1 else logvar.contiguous()
-    rows = torch.empty(n, dtype=torch.float32, device=q.device)
-    grad = rows.new_empty((n, width) if need_grad else 0)
-    if n:
-        form = configs.TRACE
-        args = (q, rows, grad, q.stride(0), n, width, int(need_grad))
-        configs.launch(half_trace_kernel, cdiv(n, form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
-    return rows, grad
+def why_not(score: Score) -> str | None:
+    """Why Triton cannot compile this elementwise score, None where it can try."""
+    function = function_of(score)
+    if not function.compiles:
+        return f"the score {score.name!r} is given by its formula alone"
+    try:
+        for source in (function.value, function.gradient_x, function.gradient_y):
+            compiled(source)
+    except (OSError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        return f"Triton finds no source for the score {score.name!r} ({error})"
+    return None

@@ -1,10 +1,9 @@
-"""What the kernels of bilinear scores share: score products, sums of partial sums, gradient products, operands in one form."""
+"""What the kernels of bilinear scores share: products, sums of partial sums, operands in one form, half the trace of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import triton
@@ -12,7 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..blocks import cdiv, up
+from ..problem import PairSums, float32_products
 from . import configs
+from .numerics import exp_reduced
 
 ALIGN = 16
 """Rows start at, and are as long as, multiples of this many elements: one compiled form, vectorised loads."""
@@ -162,6 +163,22 @@ def vector(t: Tensor, size: int, absent: float) -> Tensor:
     return aligned(t.float()) if t.numel() else torch.full((size,), absent, dtype=torch.float32, device=t.device)
 
 
+@contextmanager
+def widened(sums: PairSums, width: int, fresh: bool) -> Iterator[PairSums]:
+    """`sums` with gradients by factors as wide as padded operands are; what comes to stand there goes into the true ones."""
+    if sums.dphi_x.shape[-1] in (0, width) and sums.dphi_y.shape[-1] in (0, width):
+        yield sums
+        return
+    wide = [t.new_empty(len(t), width) if t.numel() else t for t in (sums.dphi_x, sums.dphi_y)]
+    for t, true in zip(wide, (sums.dphi_x, sums.dphi_y), strict=True):
+        if true.numel() and not fresh:
+            t[:, : true.shape[1]] = true
+    yield sums._replace(dphi_x=wide[0], dphi_y=wide[1])
+    for t, true in zip(wide, (sums.dphi_x, sums.dphi_y), strict=True):
+        if true.numel():
+            true.copy_(t[:, : true.shape[1]])
+
+
 def aligned(t: Tensor) -> Tensor:
     t = t.contiguous()
     return t if t.data_ptr() % 16 == 0 else t.clone()
@@ -177,7 +194,7 @@ def add_product(
     g: Tensor, phi: Tensor, out: Tensor, transposed: bool, alpha: float = 1.0, factor: Tensor | None = None,
     fresh: bool = False, precision: str = "ieee",
 ) -> None:  # fmt: skip
-    """out (+)= alpha factor op(g) phi, with op(g) [len(out), len(phi)] the corner of the scratch g [.., ..].
+    """out (+)= alpha factor op(g) phi, with op(g) [len(out), len(phi)] the corner of the workspace g [.., ..].
 
     out [R, K] float32; phi [S, K]; factor 0-d float32 on the device or None for 1; fresh: out is written, not read.
     """
@@ -207,16 +224,42 @@ def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precisi
         torch.ops.aten.addmm.dtype_out(out, a, b, torch.float32, beta=beta, alpha=alpha, out=out)
 
 
-@contextmanager
-def float32_products(precision: str) -> Iterator[None]:
-    """What the library does with float32, whatever torch is set to outside."""
-    matmul: Any = torch.backends.cuda.matmul
-    name, value = (
-        ("fp32_precision", precision) if hasattr(matmul, "fp32_precision") else ("allow_tf32", precision == "tf32")
-    )
-    before = getattr(matmul, name)
-    setattr(matmul, name, value)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)
+@triton.jit(do_not_specialize=["rows", "width", "grad"])
+def half_trace_kernel(
+    logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """out [rows] = -1/2 sum_d exp(logvar); where grad, d_logvar [rows, width] = -1/2 exp(logvar)."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    row_in = tl.minimum(row, rows - 1).to(tl.int64)[:, None]
+    summed = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
+    for start in range(0, width, BLOCK_D):
+        col = start + tl.arange(0, BLOCK_D)[None, :]
+        q = tl.load(logvar + row_in * stride + col, mask=col < width, other=float("-inf")).to(tl.float32)
+        half = -0.5 * exp_any(q)
+        summed += half
+        if grad:
+            tl.store(d_logvar + row_in * width + col, half, mask=(col < width) & inside[:, None])
+    tl.store(out + row, tl.sum(summed, 1), mask=inside)
+
+
+@triton.jit
+def exp_any(x):
+    """exp over the whole range: `exp_reduced` stops at +-120, where float32 ends at 88.7 and -103."""
+    return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(tl.where(x > 89.0, 0.0, x))))
+
+
+def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
+    """-1/2 sum_d exp(logvar), half the trace of the covariance with the sign that `csd` gives it.
+
+    logvar [N, D] floating point. Returns rows [N] and the gradient of rows.sum(), -1/2 exp(logvar) [N, D] or size 0, float32.
+    """
+    n, width = logvar.shape
+    q = logvar if logvar.stride(1) == 1 else logvar.contiguous()
+    rows = torch.empty(n, dtype=torch.float32, device=q.device)
+    grad = rows.new_empty((n, width) if need_grad else 0)
+    if n:
+        form = configs.TRACE
+        args = (q, rows, grad, q.stride(0), n, width, int(need_grad))
+        configs.launch(half_trace_kernel, cdiv(n, form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
+    return rows, grad

@@ -1,7 +1,7 @@
 """The sigmoid objective on bilinear scores: offsets, tiles of pairs, sums of their parts; kernels, then their launches.
 
 Per pair, with c = log2(e) scale: s = x.y + beta_j, z = c s + a_i, turned where the pair is positive, so that its loss is
-softplus(z) in base 2 and its slope sigmoid(z). t = 2^-|z| and r = 1 / (1 + t) give both: max(z, 0) + log2(1 + t), and r or
+softplus(z) in base 2 and its gradient sigmoid(z). t = 2^-|z| and r = 1 / (1 + t) give both: max(z, 0) + log2(1 + t), and r or
 t r. The logarithms wait: 1 + t is multiplied up, as (1 + t) - 1 so that nothing small is lost, and each row takes one
 logarithm for every thread that shares it. What is ignored has z = -inf or nearly: nothing tests for it.
 """
@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..blocks import block_sides, blocks, cdiv, up
+from ...objectives.sigmoid import SIGMOID
+from ..blocks import block_shape, blocks, cdiv, up
 from ..problem import PairOptions, PairProblem, PairSums
 from . import configs
 from .gemm import (
@@ -32,12 +33,13 @@ from .gemm import (
     tile_order,
     total,
     vector,
+    widened,
 )
 from .numerics import compose, exp2_approx, log1p_positive, reciprocal
 
 LOG2E = tl.constexpr(1.4426950408889634)
 FAR = tl.constexpr(1e30)
-"""Offset of an ignored column, and the bound of all others: finite, since a vanished slope times it must be 0."""
+"""Offset of an ignored column, and the bound of all others: finite, since a vanished gradient times it must be 0."""
 NEAR = tl.constexpr(1e28)
 """Bound of a row's offset in units of c: no row outweighs an ignored column."""
 LEAST = tl.constexpr(1e-24)
@@ -135,10 +137,10 @@ def walk(
     product = tl.zeros((M, SPAN // 2), tl.float32)
     total = tl.zeros((M, SPAN // 2), tl.float32)
     dot = tl.zeros((M, SPAN // 2), tl.float32)
-    hit_logit = tl.zeros((M, SPAN // 2), tl.float32)
-    miss_logit = tl.zeros((M, SPAN // 2), tl.float32)
-    hit_flat = tl.zeros((M, SPAN // 2), tl.float32)
-    miss_flat = tl.zeros((M, SPAN // 2), tl.float32)
+    positive_logit = tl.zeros((M, SPAN // 2), tl.float32)
+    negative_logit = tl.zeros((M, SPAN // 2), tl.float32)
+    positive_saturated = tl.zeros((M, SPAN // 2), tl.float32)
+    negative_saturated = tl.zeros((M, SPAN // 2), tl.float32)
     # Addresses are a scalar and a small constant: vectors of pointers would not fit into registers beside the accumulator.
     line = tl.arange(0, M)
     first_row = tile_m * M
@@ -199,12 +201,12 @@ def walk(
             if STATS:
                 counted = (offset > float("-inf"))[:, None] & (tl.abs(shift) < FAR)
                 if POSITIVES:
-                    hit = positive & counted & (not NEGATIVES_ONLY)
+                    kept = positive & counted & (not NEGATIVES_ONLY)
                     counted = counted & (positive == 0)
-                    hit_logit += sums(tl.where(hit, logit, 0.0), SPAN)
-                    hit_flat += sums(tl.where(hit & (p < SATURATED), 1.0, 0.0), SPAN)
-                miss_logit += sums(tl.where(counted, logit, 0.0), SPAN)
-                miss_flat += sums(tl.where(counted & (p < SATURATED), 1.0, 0.0), SPAN)
+                    positive_logit += sums(tl.where(kept, logit, 0.0), SPAN)
+                    positive_saturated += sums(tl.where(kept & (p < SATURATED), 1.0, 0.0), SPAN)
+                negative_logit += sums(tl.where(counted, logit, 0.0), SPAN)
+                negative_saturated += sums(tl.where(counted & (p < SATURATED), 1.0, 0.0), SPAN)
     out = row_part + (tile_n.to(tl.int64) * stride_row + first_row) + line
     plane = tiles_n.to(tl.int64) * stride_row
     tl.store(out, tl.sum(above * LN2 + log1p_positive(product), 1))
@@ -213,14 +215,14 @@ def walk(
         tl.store(out + 2 * plane, tl.sum(dot, 1))
     if STATS:
         out += (3 if SUMS else 1) * plane
-        tl.store(out, tl.sum(hit_logit, 1) * LN2)
-        tl.store(out + plane, tl.sum(miss_logit, 1) * LN2)
-        tl.store(out + 2 * plane, tl.sum(hit_flat, 1))
-        tl.store(out + 3 * plane, tl.sum(miss_flat, 1))
+        tl.store(out, tl.sum(positive_logit, 1) * LN2)
+        tl.store(out + plane, tl.sum(negative_logit, 1) * LN2)
+        tl.store(out + 2 * plane, tl.sum(positive_saturated, 1))
+        tl.store(out + 3 * plane, tl.sum(negative_saturated, 1))
 
 
 @triton.jit(do_not_specialize=["rows", "cols", "diagonal", "stride_a", "stride_b"])
-def sigmoid_lift_tile(
+def sigmoid_tile(
     phi_x, phi_y, scale, a, b, xi, yj, row_weight, g, row_part, col_part,
     stride_x, stride_y, stride_a, stride_b, stride_g, stride_row, stride_col, rows, cols, width, diagonal,
     NEGATIVES_ONLY: tl.constexpr, IDS: tl.constexpr, WEIGHTED: tl.constexpr, STORE: tl.constexpr, SUMS: tl.constexpr,
@@ -296,7 +298,7 @@ def sigmoid_finish(
     rows, cols, tiles_n, parts_m, stride_row, stride_col, stride_stats, fresh_rows, fresh_cols,
     OFFSETS: tl.constexpr, SUMS: tl.constexpr, STATS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """loss, row, dot [rows], stats [4, stride_stats] and col [cols] of one block from `sigmoid_lift_tile`'s partial sums."""
+    """loss, row, dot [rows], stats [4, stride_stats] and col [cols] of one block from `sigmoid_tile`'s partial sums."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(rows, BLOCK)
     if pid < blocks:
@@ -329,7 +331,7 @@ HALF_UP = 2.0**15
 
 
 class _Pairs(NamedTuple):
-    """Operands of the lift engine, in the one form that the kernels are compiled for; size 0 where absent."""
+    """Operands of the kernels, in the one form that they are compiled for; size 0 where absent."""
 
     phi_x: Tensor
     phi_y: Tensor
@@ -343,86 +345,72 @@ class _Pairs(NamedTuple):
     factor: float
     tile: configs.Tile
     given: bool
+    options: PairOptions
 
 
-def pair_sums(problem: PairProblem, options: PairOptions) -> PairSums:
-    """One objective over all pairs by fused kernels; phi float16, bfloat16 or float32, everything else in float32.
+def add_pairs(problem: PairProblem, options: PairOptions, sums: PairSums, fresh: bool) -> None:
+    """The block primitive (`problem.Launcher`); phi float16, bfloat16 or float32, everything else in float32.
 
-    The sums of products run on 16-bit g where phi has 16 bits; row_weight enters g in float32 before that rounding.
+    loss_ij = softplus(-logit) of a positive pair, softplus(logit) of a negative one; g its derivative by the logit. The sums of
+    products run on 16-bit g where phi has 16 bits; row_weight enters g in float32 before that rounding.
     """
-    if options.objective == "softmax":
-        from .softmax import softmax_lift
+    if problem.phi_x.dtype != torch.float16 or not problem.row_weight.numel():
+        _add_unscaled(problem, options, sums, fresh)
+        return
+    # divided by the largest |weight|, g stays finite in float16
+    top = problem.row_weight.abs().amax().float().clamp_min(1e-30)
+    part = sums if fresh else PairSums.empty(problem, options)
+    _add_unscaled(problem._replace(row_weight=problem.row_weight / top), options, part, True)
+    for t in (part.dphi_x, part.dphi_y, part.row, part.col, part.dot):
+        t.mul_(top)
+    if not fresh:
+        for total, t in zip(sums, part, strict=True):
+            total.add_(t)
 
-        return softmax_lift(problem, options)
-    if problem.phi_x.dtype == torch.float16 and problem.row_weight.numel():
-        # divided by the largest |weight|, g stays finite in float16
-        top = problem.row_weight.abs().amax().float().clamp_min(1e-30)
-        sums = sigmoid_lift(problem._replace(row_weight=problem.row_weight / top), options)
-        names = ("dphi_x", "dphi_y", "row", "col", "dot")
-        return sums._replace(**{name: getattr(sums, name) * top for name in names})
-    return sigmoid_lift(problem, options)
 
-
-def sigmoid_lift(problem: PairProblem, options: PairOptions) -> PairSums:
-    """loss_ij = softplus(-logit) of a positive pair, softplus(logit) of a negative one; g its derivative by the logit."""
-    n, m, width = len(problem.phi_x), len(problem.phi_y), problem.phi_x.shape[1]
+def _add_unscaled(problem: PairProblem, options: PairOptions, sums: PairSums, fresh: bool) -> None:
+    if not problem.phi_x.shape[0] or not problem.phi_y.shape[0]:
+        if fresh:
+            sums.zero_()
+        return
     pairs = _operands(problem, options)
-    make = torch.empty if n and m else torch.zeros
-
-    def new(wanted: bool, *shape: int) -> Tensor:
-        return make(shape if wanted else (0,), dtype=torch.float32, device=problem.phi_x.device)
-
-    sums = PairSums(
-        new(True, n),
-        new(options.need_x, *pairs.phi_x.shape),
-        new(options.need_y, *pairs.phi_y.shape),
-        new(options.need_sums, n),
-        new(options.need_sums, m),
-        new(options.need_sums, n),
-        new(False),
-        new(False),
-        new(options.stats, 4, n),
-    )
-    if n and m:
-        _all_blocks(pairs, sums, options)
-    if pairs.phi_x.shape[1] == width:
-        return sums
-    return sums._replace(dphi_x=sums.dphi_x[..., :width].contiguous(), dphi_y=sums.dphi_y[..., :width].contiguous())
+    with widened(sums, pairs.phi_x.shape[1], fresh) as wide:
+        _add_blocks(pairs, wide, fresh)
 
 
 def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
     given = configs.vendor_scores(phi_x.device, phi_x.dtype)
-    tile = configs.GIVEN if given else configs.lift_tile(phi_x.device, phi_x.dtype)
+    tile = configs.GIVEN if given else configs.bilinear_tile(phi_x.device, phi_x.dtype)
     if options.stats or problem.row_weight.numel():  # more to hold per thread
         tile = tile._replace(registers=0) if tile.tma else tile._replace(m=max(tile.m // 2, 64))
     alpha, beta, weight, scale = problem.alpha, problem.beta, problem.row_weight, problem.scale.float()
     if alpha.numel() or beta.numel():
         alpha, beta = vector(alpha, n, 0.0), vector(beta, m, 0.0)
     tall, wide = up(n, tile.m), up(m, tile.n)
-    ids = torch.int32
     a, b = scale.new_empty(tall), scale.new_empty(wide)
-    xi, yj = (scale.new_empty((2, size) if options.ids_given else 0, dtype=ids) for size in (tall, wide))
-    if n and m:
-        form = {"OFFSETS": alpha.numel() > 0, "IDS": options.ids_given, "BLOCK": configs.OFFSETS.rows}
-        args = (
-            alpha, beta, scale, problem.bias.float(), aligned(problem.x_id), aligned(problem.y_id), a, b, xi, yj,
-            n, m, tall, wide,
-        )  # fmt: skip
-        configs.launch(sigmoid_offsets, (tall + wide) // configs.OFFSETS.rows, args, form, configs.OFFSETS)
+    xi, yj = (scale.new_empty((2, size) if options.ids_given else 0, dtype=torch.int32) for size in (tall, wide))
+    form = {"OFFSETS": alpha.numel() > 0, "IDS": options.ids_given, "BLOCK": configs.OFFSETS.rows}
+    args = (
+        alpha, beta, scale, problem.bias.float(), aligned(problem.x_id), aligned(problem.y_id), a, b, xi, yj,
+        n, m, tall, wide,
+    )  # fmt: skip
+    configs.launch(sigmoid_offsets, (tall + wide) // configs.OFFSETS.rows, args, form, configs.OFFSETS)
     weight = aligned(weight.float())
     factor = HALF_UP if phi_x.dtype == torch.float16 else 1.0
-    return _Pairs(phi_x, operand(problem.phi_y), alpha, weight, scale, a, b, xi, yj, factor, tile, given)
+    phi_y = operand(problem.phi_y)
+    return _Pairs(phi_x, phi_y, alpha, weight, scale, a, b, xi, yj, factor, tile, given, options)
 
 
-def _all_blocks(pairs: _Pairs, sums: PairSums, options: PairOptions) -> None:
-    n, m, dtype = len(pairs.phi_x), len(pairs.phi_y), pairs.phi_x.dtype
-    height, breadth = block_sides(n, m, dtype.itemsize + (4 if pairs.given else 0), pairs.tile[:2])
+def _add_blocks(pairs: _Pairs, sums: PairSums, fresh: bool) -> None:
+    n, m, dtype, options = len(pairs.phi_x), len(pairs.phi_y), pairs.phi_x.dtype, pairs.options
+    itemsize = dtype.itemsize + (4 if pairs.given else 0)
+    height, breadth = block_shape(n, m, configs.WORKSPACE // itemsize, unit=(pairs.tile.m, pairs.tile.n))
     stored = options.need_x or options.need_y
     # our product loads G in tiles of its own: what it reads past ours lands in rows that it drops
     side = max(configs.G_SIDE, pairs.tile.n)
     g = pairs.phi_x.new_empty((up(height, configs.G_SIDE), up(breadth, side)) if stored else 0)
-    if stored:  # what no lift tile writes but a product reads, into rows that it drops
+    if stored:  # what no score tile writes but a product reads, into rows that it drops
         for edge in (g[up(height, pairs.tile.m) :], g[:, up(breadth, pairs.tile.n) :]):
             if edge.numel():
                 edge.zero_()
@@ -430,21 +418,21 @@ def _all_blocks(pairs: _Pairs, sums: PairSums, options: PairOptions) -> None:
     padded = (up(height, side), up(breadth, side))
     given = pairs.scale.new_zeros(padded) if pairs.given else pairs.scale.new_empty(0)
     add = partial(add_product, alpha=1.0 / pairs.factor, precision=options.precision)
-    for rows, cols in blocks(n, m, height, breadth):
+    for rows, cols in blocks(n, m, (height, breadth)):
         if pairs.given:
             put_scores(given, pairs.phi_x[rows], pairs.phi_y[cols], options.precision)
-        _lift_block(pairs, sums, options, (g, given), (rows, cols))
-        if options.need_x:
-            add(g, pairs.phi_y[cols], sums.dphi_x[rows], False, fresh=cols.start == 0)
-        if options.need_y:
-            add(g, pairs.phi_x[rows], sums.dphi_y[cols], True, fresh=rows.start == 0)
+        _add_block(pairs, sums, (g, given), (rows, cols), fresh)
+        if sums.dphi_x.numel():
+            add(g, pairs.phi_y[cols], sums.dphi_x[rows], False, fresh=fresh and cols.start == 0)
+        if sums.dphi_y.numel():
+            add(g, pairs.phi_x[rows], sums.dphi_y[cols], True, fresh=fresh and rows.start == 0)
 
 
-def _lift_block(
-    pairs: _Pairs, sums: PairSums, options: PairOptions, scratch: tuple[Tensor, Tensor], block: tuple[slice, slice]
+def _add_block(
+    pairs: _Pairs, sums: PairSums, workspace: tuple[Tensor, Tensor], block: tuple[slice, slice], fresh: bool
 ) -> None:
-    """One block: its losses and sums put into or added to `sums`, its g (times the factor) written into the scratch."""
-    (rows, cols), tile, (g, given) = block, pairs.tile, scratch
+    """One block: its losses and sums put into or added to `sums`, its g (times the factor) written into the workspace."""
+    (rows, cols), tile, options, (g, given) = block, pairs.tile, pairs.options, workspace
     height, breadth = rows.stop - rows.start, cols.stop - cols.start
     tall, wide = cdiv(height, tile.m), cdiv(breadth, tile.n)
     row_part = sums.loss.new_empty(1 + 2 * options.need_sums + 4 * options.stats, wide, tall * tile.m)
@@ -466,16 +454,19 @@ def _lift_block(
         "NEGATIVES_ONLY": options.negatives_only, "IDS": options.ids_given, "WEIGHTED": weight.numel() > 0,
         "STORE": g.numel() > 0, "FACTOR": pairs.factor, "PRECISION": options.precision, "PARTS": tile.parts,
         "GROUPS": tile.groups, "SPAN": 8 * tile.across, "TMA": tile.tma, "GIVEN": pairs.given,
-        "NVIDIA": configs.nvidia(sigmoid_lift_tile, pairs.scale.device), **flags, **constants(sigmoid_lift_tile, tile),
+        "NVIDIA": configs.nvidia(sigmoid_tile, pairs.scale.device), **flags, **constants(sigmoid_tile, tile),
     }  # fmt: skip
-    configs.launch(sigmoid_lift_tile, tall * wide, args, form, tile)
+    configs.launch(sigmoid_tile, tall * wide, args, form, tile)
     stats = sums.stats[:, rows] if options.stats else sums.stats
     args = (
         row_part, col_part, pairs.alpha[rows], sums.loss[rows], sums.row[rows], sums.dot[rows], sums.col[cols], stats,
         height, breadth, wide, tall * tile.groups, tall * tile.m, wide * tile.n, len(pairs.phi_x),
-        int(cols.start == 0), int(rows.start == 0),
+        int(fresh and cols.start == 0), int(fresh and rows.start == 0),
     )  # fmt: skip
     flags["OFFSETS"] = pairs.alpha.numel() > 0
     strip = configs.FINISH
     programs = cdiv(height, strip.rows) + (cdiv(breadth, strip.rows) if options.need_sums else 0)
     configs.launch(sigmoid_finish, programs, args, {**flags, "CHUNK": strip.cols, "BLOCK": strip.rows}, strip)
+
+
+SIGMOID.launchers["triton"] = add_pairs

@@ -4,14 +4,15 @@ The second pass computes the scores again: 2 K flops a pair, 2 K / 700 ps on an 
 8 / 3.35 ps, as much as K = 840, so nothing is kept at any size.
 
 A logit in base 2 is u = log2(e) scale s. A row (or column) is known by five sums over its counted pairs, relative to a shift that
-may be any number near its largest u: shift; rest = sum of 2^(u - shift) over negatives; hits = the same over positives;
-matched = sum of u over positives; count of positives. Positives apart from negatives, because 1 - p = rest / (rest + hits)
-for a single positive keeps its relative accuracy where p rounds to 1, and so does -log p = log1p(rest / hits).
+may be any number near its largest u: shift; rest = sum of 2^(u - shift) over negatives; positives = the same over positives;
+matched = sum of u over positives; count of positives. Positives apart from negatives, because 1 - p = rest / (rest + positives)
+for a single positive keeps its relative accuracy where p rounds to 1, and so does -log p = log1p(rest / positives).
 What is ignored has u = -inf: nothing else tests for it. Planes of the state: `softmax_prepare`.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +20,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..blocks import block_sides, blocks, cdiv, up
+from ...objectives.softmax import SOFTMAX
+from ..blocks import block_shape, blocks, cdiv, up
 from ..problem import PairOptions, PairProblem, PairSums
 from . import configs
-from .gemm import add_product, aligned, column_part, constants, operand, put, scores, scores_tma, tile_order, total
+from .gemm import (
+    add_product,
+    aligned,
+    column_part,
+    constants,
+    operand,
+    put,
+    scores,
+    scores_tma,
+    tile_order,
+    total,
+    widened,
+)
 from .numerics import log1p_positive
 
 FLOOR = tl.constexpr(-1e30)
@@ -32,8 +46,8 @@ RANGE = tl.constexpr(2.0**-90)
 SUMS = tl.constexpr(5)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
-FLAT = tl.constexpr(1e-3)
-"""`stats.SATURATED`, below which a slope counts as saturated."""
+SATURATED = tl.constexpr(1e-3)
+"""`pairs.SATURATED`, below which a gradient counts as saturated."""
 
 
 @triton.jit
@@ -60,7 +74,7 @@ def touches(names_x, names_y, row, first, last, WIDTH: tl.constexpr, diagonal, i
 
 
 @triton.jit
-def absorb(u, top, rest, hits, matched, count, names_x, names_y, row, col, missing, touch, out, plane):
+def absorb(u, top, rest, positives, matched, count, names_x, names_y, row, col, missing, touch, out, plane):
     """Adds a part of a tile's columns to the sums [M, 4] of its rows, and stores those of the columns.
 
     One exponential serves both: 2^(u_ij - shift_j) = 2^(u_ij - most_i) 2^(most_i - shift_j), with the part's largest logit as the
@@ -73,24 +87,24 @@ def absorb(u, top, rest, hits, matched, count, names_x, names_y, row, col, missi
     part_rest = tl.sum(tl.sum(e, 1), 2)
     col_rest = tl.sum(tl.reshape(e * tl.exp2(most - peak)[:, None, :, None], u.shape), 0)
     short = tl.min(tl.where(missing, 1.0, col_rest)[None, :]) < RANGE
-    part_hits = tl.zeros_like(most)
+    part_positives = tl.zeros_like(most)
     part_matched = tl.zeros_like(most)
     part_count = tl.zeros_like(most)
     to = out + col
     if (touch > 0) | short:
-        hit = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
+        positive = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
         shift = tl.maximum(tl.max(u, 0), FLOOR)
         tl.store(to, shift)
         w = tl.exp2(u - shift[None, :])
-        tl.store(to + plane, tl.sum(tl.where(hit, 0.0, w), 0))
-        tl.store(to + 2 * plane, tl.sum(tl.where(hit, w, 0.0), 0))
-        tl.store(to + 3 * plane, tl.sum(tl.where(hit, u, 0.0), 0))
-        tl.store(to + 4 * plane, tl.sum(hit.to(tl.float32), 0))
+        tl.store(to + plane, tl.sum(tl.where(positive, 0.0, w), 0))
+        tl.store(to + 2 * plane, tl.sum(tl.where(positive, w, 0.0), 0))
+        tl.store(to + 3 * plane, tl.sum(tl.where(positive, u, 0.0), 0))
+        tl.store(to + 4 * plane, tl.sum(positive.to(tl.float32), 0))
         w = tl.reshape(tl.exp2(q - most[:, None, :, None]), u.shape)
-        part_rest = sums(tl.where(hit, 0.0, w))
-        part_hits = sums(tl.where(hit, w, 0.0))
-        part_matched = sums(tl.where(hit, u, 0.0))
-        part_count = sums(hit.to(tl.float32))
+        part_rest = sums(tl.where(positive, 0.0, w))
+        part_positives = sums(tl.where(positive, w, 0.0))
+        part_matched = sums(tl.where(positive, u, 0.0))
+        part_count = sums(positive.to(tl.float32))
     else:
         nothing = tl.zeros_like(col_rest)
         tl.store(to, nothing + peak)
@@ -102,8 +116,8 @@ def absorb(u, top, rest, hits, matched, count, names_x, names_y, row, col, missi
     old = tl.exp2(top - new)
     add = tl.exp2(most - new)
     rest = rest * old + part_rest * add
-    hits = hits * old + part_hits * add
-    return new, rest, hits, matched + part_matched, count + part_count
+    positives = positives * old + part_positives * add
+    return new, rest, positives, matched + part_matched, count + part_count
 
 
 @triton.jit(do_not_specialize=["rows", "cols", "diagonal", "ids"])
@@ -134,7 +148,7 @@ def softmax_sums_tile(
     a = tl.load(state_x + 9 * stride + row)
     top = tl.full((BLOCK_M, 4), FLOOR, tl.float32)
     rest = tl.zeros((BLOCK_M, 4), tl.float32)
-    hits = tl.zeros((BLOCK_M, 4), tl.float32)
+    positives = tl.zeros((BLOCK_M, 4), tl.float32)
     matched = tl.zeros((BLOCK_M, 4), tl.float32)
     count = tl.zeros((BLOCK_M, 4), tl.float32)
     W: tl.constexpr = BLOCK_N // PARTS
@@ -144,8 +158,8 @@ def softmax_sums_tile(
         b = tl.load(state_y + 9 * stride + col)
         u = (column_part(acc, part, PARTS) * unit + a[:, None]) + b[None, :]
         touch = touches(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids)
-        top, rest, hits, matched, count = absorb(
-            u, top, rest, hits, matched, count, names_x, names_y, row, col, b == float("-inf"), touch,
+        top, rest, positives, matched, count = absorb(
+            u, top, rest, positives, matched, count, names_x, names_y, row, col, b == float("-inf"), touch,
             col_part + tile_m.to(tl.int64) * (SUMS * stride_col), stride_col,
         )  # fmt: skip
     most = tl.max(top, 1)
@@ -153,7 +167,7 @@ def softmax_sums_tile(
     to = row_part + tile_n.to(tl.int64) * (SUMS * stride_row) + row
     tl.store(to, most)
     tl.store(to + stride_row, tl.sum(rest * share, 1))
-    tl.store(to + 2 * stride_row, tl.sum(hits * share, 1))
+    tl.store(to + 2 * stride_row, tl.sum(positives * share, 1))
     tl.store(to + 3 * stride_row, tl.sum(matched, 1))
     tl.store(to + 4 * stride_row, tl.sum(count, 1))
 
@@ -165,19 +179,19 @@ def shortfall(e, rest, mean):
 
 
 @triton.jit
-def flatness(u, e, hit, gain, count, to, plane):
+def saturation(u, e, positive, gain, count, to, plane):
     """Stores the four statistics of a part's rows: logits of positives, of negatives, saturated ones of both."""
-    slope = tl.abs(e) * gain[:, None]
-    slope = tl.where(hit, slope * count[:, None], slope)
-    flat = tl.where(slope < FLAT, 1.0, 0.0)
+    size = tl.abs(e) * gain[:, None]
+    size = tl.where(positive, size * count[:, None], size)
+    flat = tl.where(size < SATURATED, 1.0, 0.0)
     missing = u == float("-inf")
     logit = tl.where(missing, 0.0, u)
     flat = tl.where(missing, 0.0, flat)
-    tl.store(to, tl.sum(tl.where(hit, logit, 0.0), 1) * LN2)
-    tl.store(to + plane, tl.sum(tl.where(hit, 0.0, logit), 1) * LN2)
+    tl.store(to, tl.sum(tl.where(positive, logit, 0.0), 1) * LN2)
+    tl.store(to + plane, tl.sum(tl.where(positive, 0.0, logit), 1) * LN2)
     alive = tl.where(gain > 0.0, 1.0, 0.0)
-    tl.store(to + 2 * plane, tl.sum(tl.where(hit, flat, 0.0), 1) * alive)
-    tl.store(to + 3 * plane, tl.sum(tl.where(hit, 0.0, flat), 1) * alive)
+    tl.store(to + 2 * plane, tl.sum(tl.where(positive, flat, 0.0), 1) * alive)
+    tl.store(to + 3 * plane, tl.sum(tl.where(positive, 0.0, flat), 1) * alive)
 
 
 @triton.jit(do_not_specialize=["rows", "cols", "diagonal", "ids", "store_g"])
@@ -224,13 +238,17 @@ def softmax_grad_tile(
         e = tl.exp2(u - shift[:, None])
         f = tl.exp2(u - tl.load(at_y + 5 * stride)[None, :])
         if touches(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids) > 0:
-            hit = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
-            e = tl.where(hit, shortfall(e, tl.load(at_x + 7 * stride)[:, None], tl.load(at_x + 8 * stride)[:, None]), e)
-            f = tl.where(hit, shortfall(f, tl.load(at_y + 7 * stride)[None, :], tl.load(at_y + 8 * stride)[None, :]), f)
+            positive = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
+            e = tl.where(
+                positive, shortfall(e, tl.load(at_x + 7 * stride)[:, None], tl.load(at_x + 8 * stride)[:, None]), e
+            )
+            f = tl.where(
+                positive, shortfall(f, tl.load(at_y + 7 * stride)[None, :], tl.load(at_y + 8 * stride)[None, :]), f
+            )
         if STATS:
-            hit = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
+            positive = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
             to = stats_part + (tile_n * PARTS + part).to(tl.int64) * stride_row + row
-            flatness(u, e, hit, gain, tl.load(at_x + 4 * stride), to, tiles_n.to(tl.int64) * PARTS * stride_row)
+            saturation(u, e, positive, gain, tl.load(at_x + 4 * stride), to, tiles_n.to(tl.int64) * PARTS * stride_row)
         wg = e * weight[:, None] + f * (tl.load(at_y + 6 * stride) * weight_y)[None, :]
         if store_g:
             tl.store(g + row.to(tl.int64)[:, None] * stride_g + col[None, :], wg.to(g.dtype.element_ty))
@@ -283,7 +301,7 @@ def merge_side(part, parts, plane, to, stride, place, size):
     to += place
     top = tl.load(to, mask=inside, other=0.0)
     rest = tl.load(to + stride, mask=inside, other=0.0)
-    hits = tl.load(to + 2 * stride, mask=inside, other=0.0)
+    positives = tl.load(to + 2 * stride, mask=inside, other=0.0)
     matched = tl.load(to + 3 * stride, mask=inside, other=0.0)
     count = tl.load(to + 4 * stride, mask=inside, other=0.0)
     at = part + place
@@ -293,18 +311,18 @@ def merge_side(part, parts, plane, to, stride, place, size):
         old = tl.exp2(top - new)
         add = tl.exp2(other - new)
         rest = rest * old + tl.load(at + plane, mask=inside, other=0.0) * add
-        hits = hits * old + tl.load(at + 2 * plane, mask=inside, other=0.0) * add
+        positives = positives * old + tl.load(at + 2 * plane, mask=inside, other=0.0) * add
         matched += tl.load(at + 3 * plane, mask=inside, other=0.0)
         count += tl.load(at + 4 * plane, mask=inside, other=0.0)
         top = new
         at += SUMS * plane
     tl.store(to, top, mask=inside)
     tl.store(to + stride, rest, mask=inside)
-    tl.store(to + 2 * stride, hits, mask=inside)
+    tl.store(to + 2 * stride, positives, mask=inside)
     tl.store(to + 3 * stride, matched, mask=inside)
     tl.store(to + 4 * stride, count, mask=inside)
     alive = count > 0.0
-    whole = tl.where(alive, rest + hits, 1.0)
+    whole = tl.where(alive, rest + positives, 1.0)
     # A sum far below 1 has its shift far above its terms, which would flush: move the shift onto the sum.
     lift = tl.floor(tl.log2(whole))
     unit = tl.exp2(-lift)
@@ -312,7 +330,7 @@ def merge_side(part, parts, plane, to, stride, place, size):
     tl.store(to + 5 * stride, top + lift, mask=inside)
     tl.store(to + 6 * stride, tl.where(alive, 1.0 / (whole * unit), 0.0), mask=inside)
     tl.store(to + 7 * stride, tl.where(alive, rest * unit / share, 0.0), mask=inside)
-    tl.store(to + 8 * stride, tl.where(count == 1.0, -1.0, hits * unit / share), mask=inside)
+    tl.store(to + 8 * stride, tl.where(count == 1.0, -1.0, positives * unit / share), mask=inside)
 
 
 @triton.jit(do_not_specialize=["row_parts", "col_parts", "rows", "cols"])
@@ -322,8 +340,8 @@ def softmax_merge(
 ):  # fmt: skip
     """Partial sums of a block's tiles, in their order, into planes 0-4 of the state, and from those planes 5-8:
 
-    a shift near log2 of the sum of all; 1 / that sum relative to it (0 without positives); rest / count and hits / count
-    relative to it, the latter -1 for a single positive, whose hits cancel exactly.
+    a shift near log2 of the sum of all; 1 / that sum relative to it (0 without positives); rest / count and positives / count
+    relative to it, the latter -1 for a single positive, whose positives cancel exactly.
     """
     pid = tl.program_id(0)
     programs = tl.cdiv(rows, BLOCK)
@@ -345,14 +363,16 @@ def side_loss(state, stride, first, size, BLOCK: tl.constexpr):
         at = state + first + place
         top = tl.load(at, mask=inside, other=0.0)
         rest = tl.load(at + stride, mask=inside, other=0.0)
-        hits = tl.load(at + 2 * stride, mask=inside, other=1.0)
+        positives = tl.load(at + 2 * stride, mask=inside, other=1.0)
         count = tl.load(at + 4 * stride, mask=inside, other=0.0)
         above = (top - tl.load(at + 3 * stride, mask=inside, other=0.0) / tl.maximum(count, 1.0)) * LN2
         # Positives that are not negligible: their own spread, then what the negatives add, each to its own rounding.
-        near = hits > rest * 1e-18
-        ratio = rest / tl.where(near, hits, 1.0)
-        spread = tl.where(count == 1.0, 0.0, above + tl.log(tl.where(near, hits, 1.0)))
-        loss = tl.where(near, spread + log1p_positive(ratio), above + tl.log(tl.where(count > 0.0, rest + hits, 1.0)))
+        near = positives > rest * 1e-18
+        ratio = rest / tl.where(near, positives, 1.0)
+        spread = tl.where(count == 1.0, 0.0, above + tl.log(tl.where(near, positives, 1.0)))
+        loss = tl.where(
+            near, spread + log1p_positive(ratio), above + tl.log(tl.where(count > 0.0, rest + positives, 1.0))
+        )
         losses += tl.where(count > 0.0, loss, 0.0)
         alive += (count > 0.0).to(tl.int32)
     return tl.sum(losses, 0), tl.sum(alive, 0)
@@ -409,7 +429,7 @@ def softmax_collect(
 
 
 _HALVES = (torch.float16, torch.bfloat16)
-SOFTMAX = {
+TILES = {
     **{("hopper", half): configs.Tile(128, 128, 64, 8, 3, 8, tma=True) for half in _HALVES},
     **{("large", half): configs.Tile(128, 128, 64, 8, 3, 8) for half in _HALVES},
     **{("small", half): configs.Tile(128, 64, 64, 8, 3, 2) for half in _HALVES},
@@ -456,43 +476,29 @@ class _Pass(NamedTuple):
         return {**flags, **constants(kernel, self.tile)}
 
 
-def softmax_lift(problem: PairProblem, options: PairOptions) -> PairSums:
-    """L = (rows + columns) / 2, a row's loss -(1/|P|) sum_{j in P} log p_ij, averaged over rows that have a positive.
+def add_pairs(problem: PairProblem, options: PairOptions, sums: PairSums, fresh: bool) -> None:
+    """The block primitive (`problem.Launcher`): L = (rows + columns) / 2, a row's loss -(1/|P|) sum_{j in P} log p_ij, averaged
+    over rows that have a positive.
 
     A bias cancels and row weights do not apply to an average: neither is read. Sums run in float32; G is rounded to phi's
     dtype for the products. Errors: `configs.launch` refuses tensors that are not on a GPU.
     """
-    n, m, width = len(problem.phi_x), len(problem.phi_y), problem.phi_x.shape[1]
-    phi_x, phi_y = operand(problem.phi_x), operand(problem.phi_y)
-    make = torch.empty if n and m else torch.zeros
-
-    def new(wanted: bool, *shape: int) -> Tensor:
-        return make(shape if wanted else (0,), dtype=torch.float32, device=phi_x.device)
-
-    need_sums = options.need_sums
-    sums = PairSums(
-        new(True, 1),
-        new(options.need_x, *phi_x.shape),
-        new(options.need_y, *phi_y.shape),
-        new(need_sums, n),
-        new(need_sums, m),
-        new(need_sums, n),
-        new(False),
-        new(False),
-        new(options.stats, 4, n),
-    )
-    if n and m:
-        shared = _prepare(problem, options, phi_x, phi_y)
-        scalars = _first_pass(shared, sums.loss)
-        if options.grads or options.stats:
-            _second_pass(shared, scalars, sums)
-    if phi_x.shape[1] == width:
-        return sums
-    return sums._replace(dphi_x=sums.dphi_x[..., :width].contiguous(), dphi_y=sums.dphi_y[..., :width].contiguous())
+    if not problem.phi_x.shape[0] or not problem.phi_y.shape[0]:
+        if fresh:
+            sums.zero_()
+        return
+    shared = _prepare(problem, options, operand(problem.phi_x), operand(problem.phi_y))
+    loss = sums.loss if fresh else torch.empty_like(sums.loss)
+    scalars = _first_pass(shared, loss)
+    if not fresh:
+        sums.loss.add_(loss)
+    if options.grads or options.stats:
+        with widened(sums, shared.phi_x.shape[1], fresh) as wide:
+            _second_pass(shared, scalars, wide, fresh)
 
 
 def _prepare(problem: PairProblem, options: PairOptions, phi_x: Tensor, phi_y: Tensor) -> _Pass:
-    tile = SOFTMAX[configs.lift_kind(phi_x.device), phi_x.dtype]
+    tile = TILES[configs.bilinear_kind(phi_x.device), phi_x.dtype]
     if options.stats and tile.n > 64:  # statistics take registers too
         tile = tile._replace(n=64, parts=4)
     n, m, scale = len(phi_x), len(phi_y), problem.scale.float()
@@ -511,7 +517,8 @@ def _first_pass(shared: _Pass, loss: Tensor) -> Tensor:
     """Fills the state and the loss; returns the weights of rows and columns, and the factor of G."""
     state, tile, (n, m) = shared.state, shared.tile, (len(shared.phi_x), len(shared.phi_y))
     stride = state.shape[1]
-    for rows, cols in blocks(n, m, *block_sides(n, m, PARTIAL, tile[:2])):
+    shape = block_shape(n, m, configs.WORKSPACE // PARTIAL, unit=(tile.m, tile.n))
+    for rows, cols in blocks(n, m, shape):
         sides, sizes = shared.sides(rows, cols), shared.sizes(rows, cols)
         tall, wide = cdiv(sizes[0], tile.m), cdiv(sizes[1], tile.n)
         row_part, col_part = (
@@ -530,29 +537,31 @@ def _first_pass(shared: _Pass, loss: Tensor) -> Tensor:
     return out
 
 
-def _second_pass(shared: _Pass, scalars: Tensor, sums: PairSums) -> None:
+def _second_pass(shared: _Pass, scalars: Tensor, sums: PairSums, fresh: bool) -> None:
     phi_x, phi_y, options, tile = shared.phi_x, shared.phi_y, shared.options, shared.tile
     n, m, side = len(phi_x), len(phi_y), configs.G_SIDE
-    height, breadth = block_sides(n, m, phi_x.element_size(), tile[:2])
+    height, breadth = block_shape(n, m, configs.WORKSPACE // phi_x.element_size(), unit=(tile.m, tile.n))
     g = phi_x.new_empty((up(height, side), up(breadth, side)) if options.need_x or options.need_y else 0)
     g[..., breadth:].zero_()  # columns that no tile writes, but our products read, into rows that they drop
     single = height >= n and breadth >= m
     # The library takes no factor that lies on the device. One block is small: our kernel and no launch for the factor.
-    late = not single and configs.vendor_products(phi_x.device, phi_x.dtype)
-    how: dict[str, Any] = {"factor": None if late else scalars[2], "precision": options.precision}
-    for rows, cols in blocks(n, m, height, breadth):
-        _slopes(shared, scalars, sums, g, (rows, cols))
-        if options.need_x:
-            add_product(g, phi_y[cols], sums.dphi_x[rows], False, fresh=cols.start == 0, **how)
-        if options.need_y:
-            add_product(g, phi_x[rows], sums.dphi_y[cols], True, fresh=rows.start == 0, **how)
+    late = fresh and not single and configs.vendor_products(phi_x.device, phi_x.dtype)
+    add = partial(add_product, factor=None if late else scalars[2], precision=options.precision)
+    for rows, cols in blocks(n, m, (height, breadth)):
+        _add_block(shared, scalars, sums, g, (rows, cols), fresh)
+        if sums.dphi_x.numel():
+            add(g, phi_y[cols], sums.dphi_x[rows], False, fresh=fresh and cols.start == 0)
+        if sums.dphi_y.numel():
+            add(g, phi_x[rows], sums.dphi_y[cols], True, fresh=fresh and rows.start == 0)
     if late:
         sums.dphi_x.mul_(scalars[2])
         sums.dphi_y.mul_(scalars[2])
 
 
-def _slopes(shared: _Pass, scalars: Tensor, sums: PairSums, g: Tensor, block: tuple[slice, slice]) -> None:
-    """One block's gradients by the logit into the scratch, their sums and the statistics put into or added to `sums`."""
+def _add_block(
+    shared: _Pass, scalars: Tensor, sums: PairSums, g: Tensor, block: tuple[slice, slice], fresh: bool
+) -> None:
+    """One block's gradients by the logit into the workspace, their sums and the statistics put into or added to `sums`."""
     (rows, cols), tile, options = block, shared.tile, shared.options
     sides, sizes = shared.sides(rows, cols), shared.sizes(rows, cols)
     tall, wide = cdiv(sizes[0], tile.m), cdiv(sizes[1], tile.n)
@@ -572,7 +581,11 @@ def _slopes(shared: _Pass, scalars: Tensor, sums: PairSums, g: Tensor, block: tu
     strip = configs.FINISH
     args = (
         row_part, col_part, stats_part, scalars, row, dot, col, stats, stride_row, stride_col, len(shared.phi_x),
-        *sizes[:2], wide, tall, wide * tile.parts, int(some[0]), int(some[1]), int(cols.start == 0), int(rows.start == 0),
+        *sizes[:2], wide, tall, wide * tile.parts, int(some[0]), int(some[1]), 
+        int(fresh and cols.start == 0), int(fresh and rows.start == 0),
     )  # fmt: skip
     programs = cdiv(sizes[0], strip.rows) + cdiv(sizes[1], strip.rows)
     configs.launch(softmax_collect, programs, args, {"CHUNK": strip.cols, "BLOCK": strip.rows}, strip)
+
+
+SOFTMAX.launchers["triton"] = add_pairs
