@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss, pairwise_score
-from prolap_kernels.scores import LIFTS, SCORES, TILES
+from prolap_kernels import scores as registry
+from prolap_kernels.scores import BILINEAR, SCORES
 
-ELEMENTWISE = tuple(score.name for score in TILES)
+ELEMENTWISE = tuple(score.name for score in registry.ELEMENTWISE)
 START = {"dot": (10.0, -10.0), "csd": (10.0, -10.0), "csd_distance": (5.0, 0.0), "wasserstein2": (5.0, 0.0)}
 """Scale and bias at which training starts (SigLIP's), for distances the same logits: 10 csd - 10 = 5 csd_distance."""
 ELEMENTWISE_LOGIT, ELEMENTWISE_ROWS = 4.0, 64
@@ -130,7 +131,7 @@ def cases() -> dict[str, Case]:
     """By name; `negatives` only where the objective can leave the positives out; the matrix only of elementwise scores."""
     every = [
         Case(score.name, objective.name, pairs)
-        for score in LIFTS + TILES
+        for score in BILINEAR + registry.ELEMENTWISE
         for objective in OBJECTIVES.values()
         for pairs in (DIAGONAL, IDS, NEGATIVES)
         if pairs != NEGATIVES or not objective.averages

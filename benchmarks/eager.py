@@ -26,9 +26,9 @@ def scores(batch: Batch) -> Tensor:
     """The N x M matrix as a careful user writes it: a matrix product in the dtype of the means, float32 after it; of an
     elementwise score the sum over an N x M x D that broadcasts."""
     score = SCORES[batch.case.score]
-    if score.lift_x is None or score.lift_y is None:
+    if score.factor_x is None or score.factor_y is None:
         return elementwise_scores(score, batch.x, batch.y)
-    left, right = score.lift_x(batch.x), score.lift_y(batch.y)
+    left, right = score.factor_x(batch.x), score.factor_y(batch.y)
     matrix = widen(left.phi @ right.phi.T)
     if left.offset is not None:
         matrix = matrix + left.offset[:, None]
@@ -38,17 +38,19 @@ def scores(batch: Batch) -> Tensor:
 def elementwise_scores(score: Score, x: Gaussian, y: Gaussian) -> Tensor:
     """s_ij = sum_d f(x_id, y_jd), [N, M]: the formula of this package's engine, exponentials taken of the rows, gradients by
     autograd."""
-    tile = score.tile
-    assert tile is not None
-    x, y = (Gaussian(tile.mean_scale * widen(z.mean), widen(z.logvar)) for z in (x, y))
-    left = [part[:, None] for part in _three(tile.parts_x(*x))]
-    right = [part[None] for part in _three(tile.parts_y(*y))]
-    matrix: Tensor = tile.value(*left, *right).sum(-1)
-    if tile.logvar_x and tile.logvar_x == -tile.logvar_y:  # their difference keeps digits that two sums would not
+    function = score.elementwise
+    assert function is not None
+    x, y = (Gaussian(function.mean_scale * widen(z.mean), widen(z.logvar)) for z in (x, y))
+    left = [part[:, None] for part in _three(function.parts_x(*x))]
+    right = [part[None] for part in _three(function.parts_y(*y))]
+    matrix: Tensor = function.value(*left, *right).sum(-1)
+    if (
+        function.logvar_x and function.logvar_x == -function.logvar_y
+    ):  # their difference keeps digits that two sums would not
         gap = y.logvar.double().sum(1) - x.logvar.double().sum(1)[:, None]
-        return matrix + tile.logvar_y * gap.to(matrix.dtype)
-    if tile.logvar_x or tile.logvar_y:
-        matrix = matrix + tile.logvar_x * x.logvar.sum(1)[:, None] + tile.logvar_y * y.logvar.sum(1)
+        return matrix + function.logvar_y * gap.to(matrix.dtype)
+    if function.logvar_x or function.logvar_y:
+        matrix = matrix + function.logvar_x * x.logvar.sum(1)[:, None] + function.logvar_y * y.logvar.sum(1)
     return matrix
 
 
@@ -95,9 +97,9 @@ def limit() -> Loss:
     def products(batch: Batch) -> Tensor:
         if not kept or kept[0] is not batch.x.mean:
             score = SCORES[batch.case.score]
-            assert score.lift_x is not None
-            assert score.lift_y is not None
-            x, y = score.lift_x(batch.x).phi.contiguous(), score.lift_y(batch.y).phi.contiguous()
+            assert score.factor_x is not None
+            assert score.factor_y is not None
+            x, y = score.factor_x(batch.x).phi.contiguous(), score.factor_y(batch.y).phi.contiguous()
             kept[:] = [batch.x.mean, x, y, x.new_empty(len(x), len(y)), torch.empty_like(x), torch.empty_like(y)]
         _, x, y, g, dx, dy = kept
         torch.mm(x, y.T, out=g)

@@ -15,14 +15,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from prolap_kernels import Gaussian
+from prolap_kernels import OBJECTIVES, Gaussian
 from prolap_kernels.backends import triton as kernels
 from prolap_kernels.backends.chunked import elementwise
 from prolap_kernels.backends.links import SCORE, SUM, Link
-from prolap_kernels.backends.problem import PairOptions, PairProblem
+from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.backends.triton import configs, matched, sigmoid
-from prolap_kernels.backends.triton.elementwise import half_trace
-from prolap_kernels.scores import TILES, Score
+from prolap_kernels.backends.triton.elementwise import SUMS
+from prolap_kernels.backends.triton.gemm import half_trace
+from prolap_kernels.scores import BILINEAR, ELEMENTWISE, Score
 
 from .machine_code import Chip, Facts, read
 
@@ -88,10 +89,10 @@ def run_pairs(form: Form, objective: str, dtype: torch.dtype) -> None:
     offsets = (torch.zeros(n), torch.zeros(m)) if form.offsets else (none, none)
     problem = PairProblem(x, y, *offsets, one, one, ids, ids[:m], torch.ones(n) if form.weighted else none)
     flags = form.negatives_only, form.ids, form.precision, form.stats
-    options = PairOptions(objective, *flags, form.store, form.store, form.sums)
+    options = PairOptions(BILINEAR[0].name, objective, "triton", *flags, form.store, form.store, form.sums)
     given = mock.patch.object(configs, "vendor_scores", return_value=form.given)
     with given, mock.patch.object(sigmoid, "put_scores"):
-        sigmoid.pair_sums(problem, options)
+        OBJECTIVES[objective].launchers["triton"](problem, options, PairSums.empty(problem, options), True)
 
 
 def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> None:
@@ -123,9 +124,9 @@ def run_elementwise(scores: Sequence[Score]) -> None:
     """A block of the matrix and the gradients of both sides of these scores."""
     z = Gaussian(torch.zeros(64, 64), torch.zeros(64, 64))
     for score in scores:
-        elementwise.scores(score.name, z, z, "triton")
+        elementwise.block_scores(SUMS, score, z, z)
         for side in "xy":
-            elementwise.slopes(score.name, z, z, torch.zeros(64, 64), side, "triton")
+            elementwise.block_gradients(SUMS, score, z, z, torch.zeros(64, 64), side)
 
 
 def _replaced(table: Any, numbers: tuple[int, ...]) -> Any:
@@ -170,7 +171,7 @@ def compile_launches(
     answers |= {"launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)}
     with mock.patch.multiple(configs, **answers):
         run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
-        run_elementwise(TILES[:1] if main else TILES)
+        run_elementwise(ELEMENTWISE[:1] if main else ELEMENTWISE)
     return list(facts.values())
 
 

@@ -10,7 +10,7 @@ from . import cost_model, records
 from .peers import LIMIT, OURS
 from .records import UNMEASURED, Row, load, origin, table
 
-SCORE_KERNEL = ("sigmoid_lift_tile", "sm_90", "bfloat16", {"STORE=1", "SUMS=1"})
+SCORE_KERNEL = ("sigmoid_tile", "sm_90", "bfloat16", {"STORE=1", "SUMS=1"})
 """Kernel, chip, dtype and flags whose instructions the cost model takes."""
 
 

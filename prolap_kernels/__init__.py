@@ -13,14 +13,19 @@ from .matched import (
 )
 from .matrix import pairwise_score
 from .modules import InfoNCELoss, PPCLLoss
-from .objectives import OBJECTIVES
+from .objectives import OBJECTIVES, Objective, pointwise
 from .pairs import PairStats
-from .scores import SCORES
+from .scores import SCORES, Elementwise, Factor, Score
 from .search import pairwise_rerank, pairwise_topk, score_blocks
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Score",
+    "Factor",
+    "Elementwise",
+    "pointwise",
+    "Objective",
     "OBJECTIVES",
     "SCORES",
     "Gaussian",

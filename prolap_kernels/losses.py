@@ -10,9 +10,9 @@ from torch import Tensor
 from . import reference
 from .backends import PRECISIONS, pick_backend
 from .backends.problem import PairOptions
-from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose
+from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose, named_entry
 from .gaussian import Gaussian
-from .objectives import Objective, find_objective
+from .objectives import NAMED, OBJECTIVES, Objective
 from .ops import wants_grad
 from .ops.pairs import Kept, PairLoss, factors
 from .pairs import PairStats, count_pairs, finish, resolve_ids
@@ -77,7 +77,9 @@ def pairwise_loss(
     Errors: ValueError or TypeError naming the argument.
     """
     score = find_score(score, **score_options)
-    objective = find_objective(objective)
+    if not isinstance(objective, Objective):
+        objective = choose("objective", objective, OBJECTIVES)
+    objective = named_entry(objective, NAMED)
     choose("precision", precision, PRECISIONS)
     x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     check_sides(("x", "y"), x, y)

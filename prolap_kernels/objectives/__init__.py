@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..checks import choose, named_entry
 from .base import Normaliser, Objective, Side, pointwise
 from .sigmoid import SIGMOID
 from .softmax import SOFTMAX
@@ -11,12 +10,4 @@ OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (
 NAMED = dict(OBJECTIVES)
 """Every objective that a call has used by its name: those above, and objects of a user's own under names of their own."""
 
-
-def find_objective(objective: str | Objective) -> Objective:
-    """The objective of this name, or one of the caller's own."""
-    if isinstance(objective, Objective):
-        return named_entry(objective, NAMED)
-    return choose("objective", objective, OBJECTIVES)
-
-
-__all__ = ["NAMED", "OBJECTIVES", "Normaliser", "Objective", "Side", "find_objective", "pointwise"]
+__all__ = ["NAMED", "OBJECTIVES", "Normaliser", "Objective", "Side", "pointwise"]

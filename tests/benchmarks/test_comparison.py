@@ -22,7 +22,7 @@ from benchmarks.peers import EAGER, LIMIT, OURS, PEERS, refusal
 from benchmarks.records import stamp
 from benchmarks.truth import results, truth
 from prolap_kernels import OBJECTIVES
-from prolap_kernels.scores import LIFTS, SCORES, TILES
+from prolap_kernels.scores import BILINEAR, ELEMENTWISE, SCORES
 
 ROOT = Path(__file__).parents[2]
 PUBLIC_SIGNATURES = {
@@ -38,8 +38,10 @@ PUBLIC_SIGNATURES = {
 
 def test_every_score_and_objective_is_a_case() -> None:
     """And the bare matrix of every elementwise score, with gradients and without."""
-    losses = {f"{score.name.replace('/', '_')}-{objective}" for score in LIFTS + TILES for objective in OBJECTIVES}
-    matrices = {f"{score.name.replace('/', '_')}-score{part}" for score in TILES for part in ("", "-forward")}
+    losses = {
+        f"{score.name.replace('/', '_')}-{objective}" for score in BILINEAR + ELEMENTWISE for objective in OBJECTIVES
+    }
+    matrices = {f"{score.name.replace('/', '_')}-score{part}" for score in ELEMENTWISE for part in ("", "-forward")}
     assert {case.name for case in cases().values() if case.pairs == "diagonal"} == losses | matrices
     assert {"csd-sigmoid-ids", "csd-sigmoid-negatives", "dot-softmax-ids"} <= set(cases())
     assert "dot-softmax-negatives" not in cases()
@@ -77,7 +79,7 @@ def test_one_call_forward_and_backward_fills_every_leaf() -> None:
 def test_the_limit_is_the_three_products(name: str) -> None:
     batch = make_batch(cases()[name], (5, 4, 3), "cpu", torch.float32)
     with torch.no_grad():
-        x, y = SCORES[batch.case.score].lift_x(batch.x).phi, SCORES[batch.case.score].lift_y(batch.y).phi
+        x, y = SCORES[batch.case.score].factor_x(batch.x).phi, SCORES[batch.case.score].factor_y(batch.y).phi
     torch.testing.assert_close(PEERS[LIMIT].build()(batch), x @ y.T @ y)
     assert batch.flops() == 6 * 5 * 4 * x.shape[1]
 

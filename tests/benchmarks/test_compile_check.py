@@ -39,20 +39,22 @@ def test_every_shipped_kernel_passes_on_every_kind_of_chip(tmp_path: Path) -> No
     assert record["violations"] == []
     compiled = {(f["chip"], f["kernel"], f["configuration"].split()[0]) for f in record["kernels"]}
     for chip in REQUIRED:
-        for kernel in ("sigmoid_lift_tile", "accumulate"):
+        for kernel in ("sigmoid_tile", "accumulate"):
             assert (chip, kernel, "bfloat16") in compiled
-        assert {(chip, f"matched_{part}", "bfloat16") for part in ("rows", "gradients")} <= compiled
-        assert {(chip, "tile_scores", "float32"), (chip, "tile_slopes", "float32")} <= compiled
+        assert {(chip, f"matched_{part}_kernel", "bfloat16") for part in ("rows", "gradients")} <= compiled
+        assert {(chip, "elementwise_scores", "float32"), (chip, "elementwise_gradients", "float32")} <= compiled
     # gradients of rows that start anywhere, and of rows weighted one by one, are kernels of their own
     forms = [
-        f["configuration"] for f in record["kernels"] if (f["chip"], f["kernel"]) == ("sm_90", "matched_gradients")
+        f["configuration"]
+        for f in record["kernels"]
+        if (f["chip"], f["kernel"]) == ("sm_90", "matched_gradients_kernel")
     ]
     assert sorted(form.split()[2:] for form in forms) == [[], ["PER_ROW=1"], ["width%16"]]
     # one exponential and one reciprocal per pair, in each of two epilogues; a logarithm per row and thread takes no other
     lifts = [
         f
         for f in record["kernels"]
-        if f["kernel"] == "sigmoid_lift_tile" and f["chip"] != "gfx942" and "GIVEN" not in f["configuration"]
+        if f["kernel"] == "sigmoid_tile" and f["chip"] != "gfx942" and "GIVEN" not in f["configuration"]
     ]
     assert lifts
     for f in lifts:
@@ -65,7 +67,7 @@ def test_the_gate_fails_on_forms_that_spill_or_do_not_fit() -> None:
     run = gate(*some, "--config", "MATCHED_BACK=16,512,4", "ACCUMULATE=128,128,32,8,16")
     assert run.returncode == 1
     found = [line for line in run.stdout.splitlines() if line.startswith("violation:")]
-    assert any("matched_gradients" in line and "spills" in line for line in found)
+    assert any("matched_gradients_kernel" in line and "spills" in line for line in found)
     assert any("accumulate" in line and "the chip has 232448" in line for line in found)
     assert not any("half_trace" in line for line in found)
 
@@ -96,7 +98,7 @@ def test_a_kernel_that_nothing_launches_is_missed() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     for kernel in (
-        "sigmoid_lift_tile",
+        "sigmoid_tile",
         "sigmoid_finish",
         "accumulate",
         "matched_rows_kernel",

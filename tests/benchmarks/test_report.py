@@ -36,7 +36,7 @@ def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = {
-        "kernel": "sigmoid_lift_tile",
+        "kernel": "sigmoid_tile",
         "configuration": "bfloat16 128x256x64x8x3 STORE=1 SUMS=1",
         "chip": "sm_90",
         "spills": 0,

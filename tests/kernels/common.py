@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prolap_kernels import OBJECTIVES, SCORES, Gaussian, pairwise_loss
+from prolap_kernels.backends.problem import Launcher, PairOptions, PairProblem, PairSums
 
 PAIRS = [(score, objective) for score in SCORES for objective in OBJECTIVES]
 ID_CASES = {
@@ -65,3 +66,10 @@ def pair_inputs(
     scale, bias = torch.tensor(2.0, dtype=wide), torch.tensor(-1.0, dtype=wide)
     x, y = gaussian(n, d, 1, dtype, logvar), gaussian(m, d, 2, dtype, logvar)
     return [*x, *y, scale.requires_grad_(), bias.requires_grad_()]
+
+
+def pair_sums(add_pairs: Launcher, problem: PairProblem, options: PairOptions) -> PairSums:
+    """What the block primitive of a backend writes into fresh sums."""
+    sums = PairSums.empty(problem, options)
+    add_pairs(problem, options, sums, True)
+    return sums

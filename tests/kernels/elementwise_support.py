@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from prolap_kernels import Gaussian, pairwise_score
-from prolap_kernels.scores import TILES, Score
+from prolap_kernels.scores import ELEMENTWISE, Score
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 COMPILER = shutil.which("g++") is not None
-names = {"argvalues": TILES, "ids": [s.name for s in TILES]}
+names = {"argvalues": ELEMENTWISE, "ids": [s.name for s in ELEMENTWISE]}
 
 
 def draw(n: int, d: int, seed: int, centre: float = -2.0, spread: float = 1.0) -> Gaussian:

@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 
 from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.backends.triton import softmax
+from tests.kernels.common import pair_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 2.0**-24
@@ -19,7 +20,7 @@ EPS = 2.0**-24
 STORED = {torch.float32: EPS, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8 if DEVICE == "cuda" else 2.0**-7}
 DTYPES = list(STORED)
 NONE = torch.zeros(0, device=DEVICE)
-ALL = PairOptions("softmax", False, True, "ieee", False, True, True, True)
+ALL = PairOptions("dot", "softmax", "chunked", False, True, "ieee", False, True, True, True)
 
 
 class Truth(NamedTuple):
@@ -53,7 +54,7 @@ def with_ids(case: PairProblem, x_id: list[int] | Tensor, y_id: list[int] | Tens
 
 
 def widened(case: PairProblem) -> PairProblem:
-    return PairProblem(*(t.double() if t.is_floating_point() else t for t in case))
+    return PairProblem(*(t.double() if t.is_floating_point() else t for t in case[:9]))
 
 
 def direction(logit: Tensor, hit: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +119,7 @@ def evaluate(case: PairProblem, dtype: torch.dtype = torch.float64) -> tuple[Tru
 
 
 def run(case: PairProblem, options: PairOptions = ALL) -> PairSums:
-    return softmax.softmax_lift(case, options)
+    return pair_sums(softmax.add_pairs, case, options)
 
 
 def check(case: PairProblem, options: PairOptions = ALL) -> None:

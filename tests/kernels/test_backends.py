@@ -7,7 +7,8 @@ import torch
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, vib_loss
 from prolap_kernels.backends import pick_backend
-from prolap_kernels.scores import CONVENTIONS, LIFTS
+from prolap_kernels.objectives import pointwise
+from prolap_kernels.scores import BILINEAR, CONVENTIONS, SCORES
 from tests.kernels.common import ID_CASES, as_float64, gaussian, pair_inputs, pair_loss, value_and_grads
 from tests.tolerances import assert_as_exact_as, assert_near, assert_same, likely
 
@@ -29,7 +30,7 @@ def assert_no_worse_than_eager(loss, truth_loss, inputs: list[torch.Tensor], dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("score", [score.name for score in LIFTS])
+@pytest.mark.parametrize("score", [score.name for score in BILINEAR])
 def test_every_lift_on_ragged_shapes(score: str, dtype: torch.dtype) -> None:
     inputs = on_device(pair_inputs(37, 21, 19, dtype, logvar=-3.0))
     assert_no_worse_than_eager(
@@ -142,5 +143,6 @@ def test_the_default_backend(caplog: pytest.LogCaptureFixture, monkeypatch: pyte
     assert pick_backend(None, torch.device("cpu"), torch.float32) == "chunked"
     assert pick_backend(None, torch.device("cuda"), torch.float64) == "chunked"
     assert "float64 has no fused kernels" in caplog.text
-    assert pick_backend(None, torch.device("cuda"), torch.float32, "the objective 'new'") == "chunked"
+    objective = pointwise("new", lambda logit, positive: torch.where(positive, -logit, logit).relu())
+    assert pick_backend(None, torch.device("cuda"), torch.float32, SCORES["csd"], objective) == "chunked"
     assert "the objective 'new' has no fused kernel" in caplog.text

@@ -1,4 +1,4 @@
-"""The chunked engine, swept eagerly and compiled, against float64; its scratch, its programs, its repeatability."""
+"""The chunked engine, swept eagerly and compiled, against float64; its workspace, its programs, its repeatability."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from prolap_kernels.backends.chunked import pairs as chunked
 from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.objectives import OBJECTIVES
 from prolap_kernels.pairs import counted_pairs, positive_pairs
+from tests.kernels.common import pair_sums
 from tests.live_memory import peak_bytes
 from tests.tolerances import assert_as_exact_as, assert_near, assert_same, likely
 
 LOGIT = 80.0
 """The largest logits: each is known to |logit| eps, and so are its probability and its gradient."""
-SIGMOID = PairOptions("sigmoid", False, True, "ieee", False, True, True, True)
+SIGMOID = PairOptions("dot", "sigmoid", "chunked", False, True, "ieee", False, True, True, True)
 COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "c++", "clang++"))
 IDS = {
     "diagonal": lambda n, m: (torch.arange(n), torch.arange(m)),
@@ -70,13 +71,13 @@ def problem(n: int, m: int, case: str = "ignored", scale: float = 80.0, weight: 
 
 def dense(problem: PairProblem, options: PairOptions, dtype: torch.dtype) -> PairSums:
     """What a naive formula and autograd make of the same rounded inputs in `dtype`."""
-    p = PairProblem(*(t if t.dtype == torch.int64 else t.to(dtype) for t in problem))
+    p = PairProblem(*(t if t.dtype == torch.int64 else t.to(dtype) for t in problem[:9]))
     score = p.phi_x @ p.phi_y.T
     score = score + (p.alpha[:, None] if p.alpha.numel() else 0) + (p.beta if p.beta.numel() else 0)
     logit = (score * p.scale + p.bias).requires_grad_()
     positive, counted = positive_pairs(p.x_id, p.y_id), counted_pairs(p.x_id, p.y_id)
     counted = counted & ~positive if options.negatives_only else counted
-    loss = OBJECTIVES[options.objective].dense(logit, positive, counted)
+    loss = options.objective.dense(logit, positive, counted)
     (grad,) = torch.autograd.grad((loss * (p.row_weight if p.row_weight.numel() else 1)).sum(), logit)
     products = grad @ p.phi_y, grad.T @ p.phi_x
     rest = (grad.new_empty(0) for _ in PairSums._fields[6:])
@@ -86,7 +87,7 @@ def dense(problem: PairProblem, options: PairOptions, dtype: torch.dtype) -> Pai
 def assert_as_exact_as_eager(problem: PairProblem, options: PairOptions) -> PairSums:
     """Against float64 at most twice the error of the naive formula, plus the rounding of a result."""
     got, eager, truth = (
-        chunked.pair_sums(problem, options),
+        pair_sums(chunked.add_pairs, problem, options),
         dense(problem, options, torch.float32),
         dense(problem, options, torch.float64),
     )
@@ -99,7 +100,7 @@ def assert_as_exact_as_eager(problem: PairProblem, options: PairOptions) -> Pair
 @pytest.mark.parametrize("form", ["sigmoid", "sigmoid weighted", "negatives only", "softmax"])
 def test_no_less_exact_than_eager_torch(how: str, form: str, case: str) -> None:
     options = SIGMOID._replace(
-        objective=form.split()[0].replace("negatives", "sigmoid"), negatives_only=form == "negatives only"
+        objective_name=form.split()[0].replace("negatives", "sigmoid"), negatives_only=form == "negatives only"
     )
     assert_as_exact_as_eager(problem(67, 45, case, weight=form == "sigmoid weighted"), options)
 
@@ -108,7 +109,7 @@ def test_small_terms_are_kept(how: str) -> None:
     """A negative at the logit -17 costs 4.1e-8, not 0, and one at -80 its 1.8e-35."""
     for logit in (-17.0, -80.0):
         p = problem(4, 6, weight=False)._replace(scale=torch.tensor(0.0), bias=torch.tensor(logit))
-        sums = chunked.pair_sums(p._replace(x_id=torch.arange(4), y_id=torch.arange(4, 10)), SIGMOID)
+        sums = pair_sums(chunked.add_pairs, p._replace(x_id=torch.arange(4), y_id=torch.arange(4, 10)), SIGMOID)
         exact = 6 * torch.tensor(logit, dtype=torch.float64).exp().log1p()
         for value in (sums.loss, sums.row):
             assert_same(value, exact.expand(4), terms=6 + 4)  # 6 pairs; exp, log1p and their factors
@@ -119,10 +120,14 @@ def test_float64(how: str, objective: str) -> None:
     if how == "compiled" and objective == "softmax":
         pytest.skip("two more programs that would show nothing new")
     p = problem(23, 31, weight=False)
-    p = PairProblem(*(t if t.dtype == torch.int64 else t.double() for t in p))
-    options = SIGMOID._replace(objective=objective)
+    p = PairProblem(*(t if t.dtype == torch.int64 else t.double() for t in p[:9]))
+    options = SIGMOID._replace(objective_name=objective)
     # softmax divides two probabilities, both of rounded logits
-    assert_near(chunked.pair_sums(p, options)[:6], dense(p, options, torch.float64)[:6], terms=2 * LOGIT + 23 + 31 + 8)
+    assert_near(
+        pair_sums(chunked.add_pairs, p, options)[:6],
+        dense(p, options, torch.float64)[:6],
+        terms=2 * LOGIT + 23 + 31 + 8,
+    )
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
@@ -132,31 +137,31 @@ def test_scores_of_pairs_that_do_not_count_reach_nothing(how: str, objective: st
     broken = clean._replace(
         alpha=clean.alpha.masked_fill(clean.x_id < 0, value), beta=clean.beta.masked_fill(clean.y_id < 0, value)
     )
-    options = SIGMOID._replace(objective=objective, stats=True)
-    for got, want in zip(*(chunked.pair_sums(p, options) for p in (broken, clean)), strict=True):
+    options = SIGMOID._replace(objective_name=objective, stats=True)
+    for got, want in zip(*(pair_sums(chunked.add_pairs, p, options) for p in (broken, clean)), strict=True):
         assert torch.equal(got, want)
 
 
 def test_nan_stays_nan(how: str) -> None:
     p = problem(5, 7, "diagonal", weight=False)
     p.phi_x[2, 0] = float("nan")
-    sums = chunked.pair_sums(p, SIGMOID)
+    sums = pair_sums(chunked.add_pairs, p, SIGMOID)
     assert sums.loss.isnan().tolist() == [False, False, True, False, False]
     assert sums.dphi_y.isnan().all()
 
 
 def test_both_sweeps_agree_and_repeat_bit_for_bit(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     p = problem(300, 257)
-    first, second = (chunked.pair_sums(p, SIGMOID) for _ in range(2))
+    first, second = (pair_sums(chunked.add_pairs, p, SIGMOID) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     choose("eager", monkeypatch)
-    assert_near(first[:6], chunked.pair_sums(p, SIGMOID)[:6], terms=LOGIT + likely(300 + 257 + 8))
+    assert_near(first[:6], pair_sums(chunked.add_pairs, p, SIGMOID)[:6], terms=LOGIT + likely(300 + 257 + 8))
 
 
 def test_two_threads_at_once(how: str, builds: list[object]) -> None:
     p = problem(120, 90)
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: chunked.pair_sums(p, SIGMOID), range(8)))
+        results = list(pool.map(lambda _: pair_sums(chunked.add_pairs, p, SIGMOID), range(8)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     assert len(builds) == (how == "compiled")
@@ -168,16 +173,20 @@ def test_no_shape_and_no_flag_compiles_again(builds: list[object], monkeypatch: 
     for n, m in [(1, 1), (1, 50), (50, 1), (2, 2), (64, 64), (33, 129), (0, 5), (5, 0), (16, 5000)]:
         for weight in (False, True):
             assert_as_exact_as_eager(problem(n, m, weight=weight), SIGMOID)
-    monkeypatch.setitem(chunked.SCRATCH, "cpu", 64 << 10)
+    monkeypatch.setitem(chunked.WORKSPACE, "cpu", 64 << 10)
     p = problem(70, 90, "diagonal", weight=False)
     none = torch.empty(0)
     for flags in [(True, False, False), (False, False, True), (False, False, False)]:
-        chunked.pair_sums(p, SIGMOID._replace(need_x=flags[0], need_y=flags[1], need_sums=flags[2], ids_given=False))
+        pair_sums(
+            chunked.add_pairs,
+            p,
+            SIGMOID._replace(need_x=flags[0], need_y=flags[1], need_sums=flags[2], ids_given=False),
+        )
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         with torch.inference_mode():
-            chunked.pair_sums(p._replace(alpha=none, beta=none), SIGMOID)
+            pair_sums(chunked.add_pairs, p._replace(alpha=none, beta=none), SIGMOID)
     finally:
         torch.set_num_threads(threads)
     assert len(builds) == 1
@@ -187,14 +196,14 @@ def test_no_shape_and_no_flag_compiles_again(builds: list[object], monkeypatch: 
 @pytest.mark.parametrize("kilobytes", [1, 64, 200])
 def test_any_block_size(how: str, objective: str, kilobytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks change the order of sums, not what they are; some of the products of the first pass are kept for the second."""
-    monkeypatch.setitem(chunked.SCRATCH, "cpu", kilobytes << 10)
-    assert_as_exact_as_eager(problem(83, 71, weight=False), SIGMOID._replace(objective=objective))
+    monkeypatch.setitem(chunked.WORKSPACE, "cpu", kilobytes << 10)
+    assert_as_exact_as_eager(problem(83, 71, weight=False), SIGMOID._replace(objective_name=objective))
 
 
 def test_half_precision_blocks_make_room_for_their_wide_copies() -> None:
     for n, m in [(1, 10**6), (10**6, 1), (65536, 65536), (100, 10**5), (3, 3)]:
         for k in (0, 512, 4096):
-            height, width = chunked.block_shape(n, m, k, 16 << 20)
+            height, width = chunked.block_shape(n, m, 16 << 20, live=chunked.LIVE, beside=k, even=False)
             assert 1 <= height <= n
             assert 1 <= width <= m
             assert height * width * chunked.LIVE + k * (height + width) <= 16 << 20
@@ -222,7 +231,7 @@ def test_no_compiler_costs_speed_and_one_line(
     p = problem(20, 30)
     monkeypatch.setattr("torch._inductor.compile", fail)
     for objective in (*OBJECTIVES, *OBJECTIVES):
-        assert_as_exact_as_eager(p._replace(row_weight=torch.empty(0)), SIGMOID._replace(objective=objective))
+        assert_as_exact_as_eager(p._replace(row_weight=torch.empty(0)), SIGMOID._replace(objective_name=objective))
     assert len(builds) == len(said(caplog)) == 1
     reason = (
         "No working C++ compiler" if compiler == "missing" else "CppCompileError: loop.cpp:1:10: fatal error: Python.h"
@@ -273,18 +282,20 @@ def test_inside_a_compiled_and_a_functional_loss(how: str) -> None:
     assert torch.equal(torch.autograd.grad(torch.compile(loss, backend="aot_eager")(leaf), leaf)[0], want)
 
 
-def test_a_pass_over_8192_rows_stays_within_its_scratch(how: str, tmp_path: Path) -> None:
+def test_a_pass_over_8192_rows_stays_within_its_workspace(how: str, tmp_path: Path) -> None:
     """softmax, which holds most: eagerly the temporaries, compiled the products that it keeps."""
-    options = PairOptions("softmax", False, True, "ieee", False, True, True, True)
+    options = PairOptions("dot", "softmax", "chunked", False, True, "ieee", False, True, True, True)
 
     def run(n: int) -> PairSums:
         ids, none, one = torch.arange(n) // 3, torch.empty(0), torch.tensor(1.0)
         phi = torch.nn.functional.normalize(torch.randn(n, 32), dim=1)
-        return chunked.pair_sums(PairProblem(phi, phi, phi[:, 0], phi[:, 1], one, one, ids, ids, none), options)
+        return pair_sums(
+            chunked.add_pairs, PairProblem(phi, phi, phi[:, 0], phi[:, 1], one, one, ids, ids, none), options
+        )
 
     run(2048)  # compiles
-    vectors = 4 * 8192 * (3 * 32 + 20)  # inputs and outputs, which are no scratch
-    assert peak_bytes(lambda: run(8192), tmp_path) <= chunked.SCRATCH["cpu"] + vectors
+    vectors = 4 * 8192 * (3 * 32 + 20)  # inputs and outputs, which are no workspace
+    assert peak_bytes(lambda: run(8192), tmp_path) <= chunked.WORKSPACE["cpu"] + vectors
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

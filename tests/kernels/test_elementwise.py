@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from prolap_kernels import OBJECTIVES, Gaussian, pairwise_loss, pairwise_score
 from prolap_kernels.backends.chunked import elementwise
 from prolap_kernels.reference import score_matrix
-from prolap_kernels.scores import CONVENTIONS, TILES, Score
+from prolap_kernels.scores import CONVENTIONS, ELEMENTWISE, Score
 from tests.kernels.common import as_float64, pair_inputs, pair_loss, value_and_grads
 from tests.kernels.elementwise_support import COMPILER, DEVICE, draw, gradients, matrix, names
 from tests.tolerances import assert_all_same, assert_as_exact_as, assert_same, likely
@@ -45,7 +47,7 @@ def test_no_further_from_float64_than_the_formula_in_float32(score: Score, place
 
 
 @pytest.mark.parametrize("score", **names)
-def test_slopes_by_hand_are_the_formulas_derivatives(score: Score) -> None:
+def test_gradients_by_hand_are_the_formulas_derivatives(score: Score) -> None:
     """Variances alike, nearly alike and e^12 apart, in float64."""
     apart = torch.tensor([0.0, 1e-4, -1e-2, 0.5, -3.0, 12.0, -12.0], dtype=torch.float64)
     random = torch.Generator().manual_seed(0)
@@ -53,21 +55,21 @@ def test_slopes_by_hand_are_the_formulas_derivatives(score: Score) -> None:
     ly = lx.transpose(0, 1)[:, :1] + apart
     mx, my = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((4, 1, 7), (1, 1, 7)))
     inputs = [t.clone().requires_grad_() for t in (mx, lx, my, ly)]
-    tile = score.tile
-    assert tile is not None
+    function = score.elementwise
+    assert function is not None
     value = score.formula(Gaussian(*inputs[:2]), Gaussian(*inputs[2:]))
     ones = torch.ones_like(value)
     want = torch.autograd.grad(value, inputs, ones, allow_unused=True, materialize_grads=True)
-    parts = [tile.parts_x(mx * tile.mean_scale, lx), tile.parts_y(my * tile.mean_scale, ly)]
+    parts = [function.parts_x(mx * function.mean_scale, lx), function.parts_y(my * function.mean_scale, ly)]
     six = [*(p + p[:1] * (3 - len(p)) for p in parts)]
     flat = [t for side in six for t in side]
     found = []
-    for slope, linear in ((tile.slope_x, tile.logvar_x), (tile.slope_y, tile.logvar_y)):
-        by_mean, by_logvar = slope(*flat)
-        found += [by_mean * tile.mean_scale, by_logvar + linear]
+    for gradient, linear in ((function.gradient_x, function.logvar_x), (function.gradient_y, function.logvar_y)):
+        by_mean, by_logvar = gradient(*flat)
+        found += [by_mean * function.mean_scale, by_logvar + linear]
     for by, w in zip(found, want, strict=True):
         assert_same((by * ones).sum_to_size(w.shape), w, terms=TERMS)
-    plain = tile.value(*flat) + tile.logvar_x * lx + tile.logvar_y * ly
+    plain = function.value(*flat) + function.logvar_x * lx + function.logvar_y * ly
     assert_same(plain, value, terms=TERMS)
 
 
@@ -98,7 +100,7 @@ def test_inclusion_errs_by_a_millionth_of_its_terms(
     truth = (kappa * t + log_term + quadratic).sum(-1)
     size = ((kappa * t).abs() + log_term.abs() + quadratic.abs()).sum(-1)
     name = "inclusion" if convention == "exact" else "inclusion/prolip"
-    score = next(s for s in TILES if s.name == name)
+    score = next(s for s in ELEMENTWISE if s.name == name)
     error = (matrix(score, x, y, place).double() - truth).abs()
     assert (error <= 1e-6 * size).all(), float((error / size).max())
 
@@ -108,9 +110,9 @@ def test_inclusion_errs_by_a_millionth_of_its_terms(
 def test_inclusion_is_antisymmetric_to_the_last_bit(
     place: str, convention: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(elementwise.MATRIX_CELLS, "cpu", 2 * elementwise.PARTS * 21 * 10)  # blocks of 10 rows
+    monkeypatch.setitem(elementwise.MATRIX_CELLS, "cpu", 10 * (2 * elementwise.PARTS * 21 + 10))  # blocks of 10 rows
     x, y = draw(17, 21, 0, -10, 3), draw(23, 21, 1, -10, 3)
-    score = TILES[0] if convention == "exact" else TILES[1]
+    score = ELEMENTWISE[0] if convention == "exact" else ELEMENTWISE[1]
     there, back = matrix(score, x, y, place), matrix(score, y, x, place)
     assert torch.equal(there, -back.T)
     assert torch.equal(matrix(score, x, x, place).diagonal(), torch.zeros(17))
@@ -182,13 +184,13 @@ def test_what_padding_holds_reaches_nothing(place: str) -> None:
 
 def test_a_frozen_side_costs_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    slopes = elementwise.slopes
+    gradients = elementwise.block_gradients
 
-    def counted(score: str, x: Gaussian, y: Gaussian, grad: Tensor, side: str, backend: str) -> tuple[Tensor, Tensor]:
-        asked.append(side)
-        return slopes(score, x, y, grad, side, backend)
+    def counted(*arguments: Any) -> tuple[Tensor, Tensor]:
+        asked.append(arguments[-1])
+        return gradients(*arguments)
 
-    monkeypatch.setattr(elementwise, "slopes", counted)
+    monkeypatch.setattr(elementwise, "block_gradients", counted)
     x, y = draw(5, 4, 0), draw(4, 4, 1)
     y.logvar.requires_grad_()
     pairwise_loss(x, y, score="inclusion").backward()

@@ -15,7 +15,7 @@ from prolap_kernels import (
     ppcl_loss,
 )
 from prolap_kernels.backends.chunked import pairs as chunked
-from prolap_kernels.scores import LIFTS
+from prolap_kernels.scores import BILINEAR
 from tests.kernels.common import (
     ID_CASES,
     PAIRS,
@@ -28,7 +28,7 @@ from tests.kernels.common import (
 )
 from tests.tolerances import assert_as_exact_as, assert_near, assert_same, likely
 
-LIFT_NAMES = [score.name for score in LIFTS]
+LIFT_NAMES = [score.name for score in BILINEAR]
 TERMS = 100
 """Roundings in float64 here: sums of up to 7 rows, 7 columns and 6 dimensions, and 10 operations or so on each of their terms."""
 
@@ -42,11 +42,11 @@ def test_gradcheck(score: str, objective: str, backend: str) -> None:
 
 @pytest.mark.parametrize("case", ID_CASES)
 @pytest.mark.parametrize("objective", ["sigmoid", "softmax"])
-@pytest.mark.parametrize("scratch", [1, 500, 64 << 20])
+@pytest.mark.parametrize("workspace", [1, 500, 64 << 20])
 def test_chunked_is_the_dense_truth_for_all_ids_and_blocks(
-    objective: str, case: str, scratch: int, monkeypatch: pytest.MonkeyPatch
+    objective: str, case: str, workspace: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(chunked.SCRATCH, "cpu", scratch)
+    monkeypatch.setitem(chunked.WORKSPACE, "cpu", workspace)
     inputs = pair_inputs()
     got = value_and_grads(pair_loss("csd", objective, case, backend="chunked"), inputs)
     want = value_and_grads(pair_loss("csd", objective, case, backend="reference"), inputs)
@@ -229,13 +229,13 @@ def test_a_frozen_side_gets_no_gradient_and_the_rest_is_unchanged(frozen: int) -
 
 def test_no_gradient_is_computed_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    original = chunked.pair_sums
+    original = chunked.add_pairs
 
-    def spy(problem, options):  # type: ignore[no-untyped-def]
+    def spy(problem, options, *rest):  # type: ignore[no-untyped-def]
         asked.append((options.need_x, options.need_y, options.need_sums))
-        return original(problem, options)
+        return original(problem, options, *rest)
 
-    monkeypatch.setattr("prolap_kernels.backends.chunked.pairs.pair_sums", spy)
+    monkeypatch.setattr("prolap_kernels.backends.chunked.pairs.add_pairs", spy)
     x, y = gaussian(3, 2, 1), gaussian(3, 2, 2)
     with torch.no_grad():
         ppcl_loss(x, y, 1.0, 0.0)

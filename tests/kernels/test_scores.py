@@ -10,7 +10,7 @@ import torch
 from prolap_kernels import SCORES, Gaussian, pairwise_score
 from prolap_kernels.backends.chunked import elementwise
 from prolap_kernels.reference import score_matrix
-from prolap_kernels.scores import CONVENTIONS, LIFTS, find_score
+from prolap_kernels.scores import BILINEAR, CONVENTIONS, find_score
 from tests.kernels.common import gaussian
 from tests.tolerances import assert_same
 
@@ -75,7 +75,7 @@ def test_wasserstein2_of_one_dimension_moves_quantiles() -> None:
     assert value("wasserstein2") == pytest.approx(-float(torch.trapezoid(gap[0] ** 2, levels)), rel=1e-3)
 
 
-@pytest.mark.parametrize("score", LIFTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("score", BILINEAR, ids=lambda s: s.name)
 @pytest.mark.parametrize("shape", [(5, 4, 3), (1, 7, 1), (6, 1, 9), (0, 3, 2), (3, 0, 2)])
 def test_a_lift_is_its_formula(score, shape) -> None:
     n, m, d = shape

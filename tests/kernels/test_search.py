@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prolap_kernels import SCORES, Gaussian, pairwise_rerank, pairwise_score, pairwise_topk, score_blocks
+from prolap_kernels.backends.blocks import block_shape
 from prolap_kernels.reference import score_matrix
-from prolap_kernels.search import CELL, EDGE, SCRATCH, _block_sides
+from prolap_kernels.search import CELL, EDGE, WORKSPACE
 from tests.kernels.common import gaussian
 from tests.live_memory import peak_bytes
 from tests.tolerances import assert_same, largest
 
 SMALL = 6 << 10
-"""Bytes of scratch that cut the matrices of these tests into many blocks."""
+"""Bytes of workspace that cut the matrices of these tests into many blocks."""
 
 
 def named(name: str) -> dict[str, str]:
@@ -56,12 +57,12 @@ def test_a_stable_sort_of_the_dense_matrix_whatever_the_blocks(name: str, k: int
     x, y = float32(gaussian(19, 5, 1)), repeated(52, 5)
     wide = (Gaussian(*(part.double() for part in z)) for z in (x, y))
     values, indices = sorted_dense(score_matrix(SCORES[name], *wide).float(), k)
-    for scratch in (1, SMALL, 5 * SMALL, None):
-        found = pairwise_topk(x, y, k, precise=True, scratch=scratch, **named(name))
+    for workspace in (1, SMALL, 5 * SMALL, None):
+        found = pairwise_topk(x, y, k, precise=True, workspace=workspace, **named(name))
         assert torch.equal(found[1], indices)
         # both are float64 rounded to float32, which may differ at a boundary
         assert_same(found[0], values, terms=1)
-    assert len(list(score_blocks(x, y, precise=True, scratch=SMALL, **named(name)))) > 10
+    assert len(list(score_blocks(x, y, precise=True, workspace=SMALL, **named(name)))) > 10
 
 
 @settings(max_examples=150, deadline=None)
@@ -72,9 +73,9 @@ def test_ties_go_to_the_lower_index(data: st.DataObject) -> None:
     k, seed = data.draw(st.integers(1, m)), data.draw(st.integers(0, 999))
     dtype = data.draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
     x, y = integers(n, d, seed).to(dtype), integers(m, d, seed + 1).to(dtype)
-    scratch = data.draw(st.sampled_from([1, 400, 2000, 10_000, None]))
+    workspace = data.draw(st.sampled_from([1, 400, 2000, 10_000, None]))
     precise = data.draw(st.booleans())
-    values, indices = pairwise_topk(x, y, k, score="dot", precise=precise, scratch=scratch)
+    values, indices = pairwise_topk(x, y, k, score="dot", precise=precise, workspace=workspace)
     want = sorted_dense(x.double() @ y.double().T, k)
     assert torch.equal(indices, want[1])
     assert torch.equal(values.double(), want[0])
@@ -85,7 +86,7 @@ def test_ties_go_to_the_lower_index(data: st.DataObject) -> None:
 def test_where_all_scores_are_equal_the_first_columns_win() -> None:
     same = torch.ones(300, 4)
     for k in (1, 7, 300):
-        values, indices = pairwise_topk(same, same, k, score="dot", scratch=20 * SMALL)
+        values, indices = pairwise_topk(same, same, k, score="dot", workspace=20 * SMALL)
         assert torch.equal(indices, torch.arange(k).expand(300, k))
         assert (values == 4).all()
 
@@ -94,7 +95,7 @@ def test_where_all_scores_are_equal_the_first_columns_win() -> None:
 @pytest.mark.parametrize("name", ["csd", "wasserstein2", "kl", "inclusion"])
 def test_the_scores_are_those_of_the_matrix_in_every_dtype(name: str, dtype: torch.dtype) -> None:
     x, y = (Gaussian(*(p.detach() for p in gaussian(n, 6, seed, dtype))) for n, seed in ((17, 1), (33, 2)))
-    values, indices = pairwise_topk(x, y, 4, score=name, scratch=SMALL)
+    values, indices = pairwise_topk(x, y, 4, score=name, workspace=SMALL)
     dense = pairwise_score(x, y, score=name)
     assert values.dtype == dense.dtype
     terms = 6 * 4  # sums over 6 dimensions, of a few operations each
@@ -104,18 +105,18 @@ def test_the_scores_are_those_of_the_matrix_in_every_dtype(name: str, dtype: tor
 
 def test_nan_comes_first_and_moves_nothing_else() -> None:
     x, y = integers(6, 3, 1), integers(30, 3, 2)
-    clean = pairwise_topk(x, y, 5, score="dot", scratch=2000)
+    clean = pairwise_topk(x, y, 5, score="dot", workspace=2000)
     broken = y.clone()
     broken[[8, 21]] = torch.nan
-    values, indices = pairwise_topk(x, broken, 5, score="dot", scratch=2000)
+    values, indices = pairwise_topk(x, broken, 5, score="dot", workspace=2000)
     assert indices[:, :2].tolist() == [[8, 21]] * 6
     assert values[:, :2].isnan().all()
     rest = (x @ y.T).index_fill(1, torch.tensor([8, 21]), -torch.inf)
     assert torch.equal(indices[:, 2:], sorted_dense(rest, 3)[1])
     assert torch.equal(values[:, 2:], sorted_dense(rest, 3)[0])
-    assert pairwise_topk(x, broken, 1, score="dot", scratch=2000)[1].tolist() == [[8]] * 6
+    assert pairwise_topk(x, broken, 1, score="dot", workspace=2000)[1].tolist() == [[8]] * 6
     x[2] = torch.nan
-    values, indices = pairwise_topk(x, y, 5, score="dot", scratch=2000)
+    values, indices = pairwise_topk(x, y, 5, score="dot", workspace=2000)
     assert indices[2].tolist() == [0, 1, 2, 3, 4]
     assert values[2].isnan().all()
     others = torch.tensor([0, 1, 3, 4, 5])
@@ -125,7 +126,7 @@ def test_nan_comes_first_and_moves_nothing_else() -> None:
 
 def test_infinite_scores_are_scores() -> None:
     y = torch.tensor([[1.0], [-torch.inf], [torch.inf], [2.0], [torch.inf], [-torch.inf]])
-    values, indices = pairwise_topk(torch.ones(1, 1), y, 6, score="dot", scratch=1)
+    values, indices = pairwise_topk(torch.ones(1, 1), y, 6, score="dot", workspace=1)
     assert indices.tolist() == [[2, 4, 3, 0, 1, 5]]
     assert values.tolist() == [[torch.inf, torch.inf, 2.0, 1.0, -torch.inf, -torch.inf]]
 
@@ -178,7 +179,7 @@ def test_blocks_make_up_the_matrix_in_order_and_skip_what_is_not_wanted(name: st
     x, y = gaussian(21, 4, 1), gaussian(34, 4, 2)
     matrix = torch.full((21, 34), torch.nan, dtype=torch.float64)
     places = []
-    for rows, columns, block in score_blocks(x, y, score=name, scratch=SMALL):
+    for rows, columns, block in score_blocks(x, y, score=name, workspace=SMALL):
         assert torch.is_grad_enabled(), "a generator must not leak its mode into the loop"
         assert not block.requires_grad
         assert matrix[rows, columns].isnan().all()
@@ -187,7 +188,7 @@ def test_blocks_make_up_the_matrix_in_order_and_skip_what_is_not_wanted(name: st
     assert len(places) > 4
     assert places == sorted(places)
     assert_same(matrix, pairwise_score(x, y, score=name), terms=4 * 4)
-    wanted = [(r, c) for r, c, _ in score_blocks(x, y, score=name, scratch=SMALL, wanted=lambda r, c: c.stop == 34)]
+    wanted = [(r, c) for r, c, _ in score_blocks(x, y, score=name, workspace=SMALL, wanted=lambda r, c: c.stop == 34)]
     assert [c.stop for _, c in wanted] == [34] * len({row for row, _ in places})
 
 
@@ -195,8 +196,8 @@ def test_equal_rows_tie_wherever_they_stand_in_precise_blocks() -> None:
     """Plain float32 products may tell copies of one row apart by a unit in the last place."""
     x, row = gaussian(40, 33, 1, torch.float32), gaussian(1, 33, 2, torch.float32)
     y = row.rows(torch.zeros(500, dtype=torch.int64))
-    for scratch in (40 * SMALL, 200 * SMALL, None):
-        values, indices = pairwise_topk(x, y, 3, precise=True, scratch=scratch)
+    for workspace in (40 * SMALL, 200 * SMALL, None):
+        values, indices = pairwise_topk(x, y, 3, precise=True, workspace=workspace)
         assert indices.tolist() == [[0, 1, 2]] * 40
         assert torch.equal(values, values[:, :1].expand(40, 3))
 
@@ -208,21 +209,21 @@ def test_precise_blocks_take_sides_of_two_dtypes() -> None:
         pairwise_topk(x, y, 4, score="dot")
 
 
-def test_blocks_fit_their_scratch() -> None:
-    for n, m, d, size, scratch in [
+def test_blocks_fit_their_workspace() -> None:
+    for n, m, d, size, workspace in [
         (10**6, 10**6, 256, 4, 64 << 20),
         (10**6, 3, 1024, 8, 64 << 20),
         (3, 10**6, 1024, 8, 64 << 20),
         (5000, 70_000, 0, 4, 1 << 20),
     ]:
-        height, width = _block_sides(n, m, d, size, scratch)
+        height, width = block_shape(n, m, workspace // size, live=CELL, beside=EDGE * d)
         assert 1 <= height <= n
         assert 1 <= width <= m
         used = size * (CELL * height * width + EDGE * d * (height + width))
-        assert used <= scratch
-        assert used >= scratch / 2, "blocks as large as they may be"
-    assert _block_sides(10, 10, 10**6, 8, 1000) == (1, 1)
-    assert _block_sides(7, 0, 3, 4, 1000) == (7, 1)
+        assert used <= workspace
+        assert used >= workspace / 2, "blocks as large as they may be"
+    assert block_shape(10, 10, 1000 // 8, live=CELL, beside=EDGE * 10**6) == (1, 1)
+    assert block_shape(7, 0, 1000 // 4, live=CELL, beside=EDGE * 3) == (7, 1)
 
 
 def brute_rerank(x: Gaussian, y: Gaussian, k: int, shortlist: str, score: str) -> tuple[Tensor, Tensor]:
@@ -235,8 +236,8 @@ def brute_rerank(x: Gaussian, y: Gaussian, k: int, shortlist: str, score: str) -
 @pytest.mark.parametrize("k", [1, 7, 30])
 def test_rerank_orders_the_shortlist_by_the_second_score(shortlist: str, name: str, k: int) -> None:
     x, y = gaussian(12, 5, 1), gaussian(30, 5, 2)
-    for scratch in (1, SMALL, None):
-        values, indices = pairwise_rerank(x, y, k, shortlist=shortlist, scratch=scratch, **named(name))
+    for workspace in (1, SMALL, None):
+        values, indices = pairwise_rerank(x, y, k, shortlist=shortlist, workspace=workspace, **named(name))
         want = brute_rerank(x, y, k, shortlist, name)
         assert torch.equal(indices, want[1])
         assert_same(values, want[0], terms=5 * 8, scale=largest(score_matrix(SCORES[name], x, y)))
@@ -267,8 +268,8 @@ def test_inclusion_alone_retrieves_the_farthest_and_rerank_does_not() -> None:
     ("k", "score", "precise", "n"),
     [(10, "csd", False, 9000), (1, "wasserstein2", True, 9000), (5000, "csd", False, 600)],
 )
-def test_memory_is_the_scratch_and_the_results(k: int, score: str, precise: bool, n: int, tmp_path: Path) -> None:
+def test_memory_is_the_workspace_and_the_results(k: int, score: str, precise: bool, n: int, tmp_path: Path) -> None:
     """At 9000 x 9000 the matrix alone is 324 MB in float32; thousands of places of 600 rows need narrow strips."""
     x, y = (Gaussian(torch.randn(rows, 32), torch.randn(rows, 32)) for rows in (n, 9000))
     peak = peak_bytes(lambda: pairwise_topk(x, y, k, score=score, precise=precise), tmp_path)
-    assert 12 * k * n <= peak <= SCRATCH["cpu"] + 12 * k * n
+    assert 12 * k * n <= peak <= WORKSPACE["cpu"] + 12 * k * n

@@ -14,6 +14,7 @@ from prolap_kernels.backends import blocks
 from prolap_kernels.backends.problem import PairOptions
 from prolap_kernels.backends.problem import PairProblem as Case
 from prolap_kernels.backends.triton import configs, sigmoid
+from tests.kernels.common import pair_sums
 from tests.tolerances import assert_as_exact_as, assert_same, likely
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -88,11 +89,11 @@ def ask(
     negatives_only: bool = False, need: tuple[bool, bool, bool] = (True, True, True), *, ids: bool = True,
     stats: bool = False, precision: str = "ieee",
 ) -> PairOptions:  # fmt: skip
-    return PairOptions("sigmoid", negatives_only, ids, precision, stats, *need)
+    return PairOptions("dot", "sigmoid", "triton", negatives_only, ids, precision, stats, *need)
 
 
 def run(case: Case, negatives_only: bool = False, need: tuple[bool, bool, bool] = (True, True, True)) -> Truth:
-    return Truth(*sigmoid.pair_sums(case, ask(negatives_only, need))[:6])
+    return Truth(*pair_sums(sigmoid.add_pairs, case, ask(negatives_only, need))[:6])
 
 
 def check(case: Case, negatives_only: bool = False) -> None:
@@ -133,8 +134,9 @@ def test_no_positive_at_all_and_large_ids(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_many_blocks_sum_to_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 200, 20, dtype)
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
-    assert blocks.block_sides(270, 200, dtype.itemsize, configs.LIFT["small", dtype]) == (128, 128)
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * dtype.itemsize)
+    unit = configs.BILINEAR["small", dtype][:2]
+    assert blocks.block_shape(270, 200, configs.WORKSPACE // dtype.itemsize, unit=unit) == (128, 128)
     check(case)
 
 
@@ -266,16 +268,16 @@ def test_weights_of_any_size_fit_float16() -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (65536, 65536), (300, 1_000_000), (7001, 13), (100_000, 20_000)])
 def test_blocks_are_bounded_whole_tiles(n: int, m: int) -> None:
-    for (_, dtype), tile in configs.LIFT.items():
-        height, breadth = blocks.block_sides(n, m, dtype.itemsize, tile)
+    for (_, dtype), tile in configs.BILINEAR.items():
+        height, breadth = blocks.block_shape(n, m, configs.WORKSPACE // dtype.itemsize, unit=tile[:2])
         assert height % tile.m == breadth % tile.n == 0
-        assert height * breadth * dtype.itemsize <= blocks.SCRATCH
+        assert height * breadth * dtype.itemsize <= configs.WORKSPACE
         if min(n, m) > 10_000:
             assert 0.5 < height / breadth < 2
 
 
 def test_tiles_fit_the_padding_of_g() -> None:
-    for (kind, dtype), lift in configs.LIFT.items():
+    for (kind, dtype), lift in configs.BILINEAR.items():
         inner = configs.ACCUMULATE["large" if kind in ("hopper", "blackwell") else kind, dtype]
         assert lift.m % inner.k == lift.n % inner.k == 0
         assert configs.G_SIDE % lift.m == configs.G_SIDE % lift.n == configs.G_SIDE % inner.m == 0
@@ -283,6 +285,6 @@ def test_tiles_fit_the_padding_of_g() -> None:
 
 def test_tensors_on_the_cpu_are_refused_outside_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "interpreted", lambda kernel: False)
-    case = Case(*(t.cpu() for t in make(2, 2, 4, torch.float32)))
+    case = Case(*(t.cpu() for t in make(2, 2, 4, torch.float32)[:9]))
     with pytest.raises(ValueError, match="needs tensors on a GPU, got cpu"):
         run(case)

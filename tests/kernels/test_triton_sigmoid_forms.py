@@ -12,11 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 pytest.importorskip("triton")
 
 from prolap_kernels import Gaussian, ppcl_loss
-from prolap_kernels.backends import blocks
 from prolap_kernels.backends.chunked import pairs as chunked
 from prolap_kernels.backends.problem import PairSums
 from prolap_kernels.backends.triton import configs, elementwise, gemm, sigmoid
-from tests.kernels.common import gaussian
+from tests.kernels.common import gaussian, pair_sums
 from tests.tolerances import assert_all_same, assert_same, bound, likely
 
 from .test_triton_sigmoid import DEVICE, NONE, Case, ask, check, evaluate, make, run
@@ -45,15 +44,15 @@ def diagonal(case: Case) -> Case:
 @pytest.mark.parametrize("negatives_only", [False, True])
 def test_the_diagonal_without_ids_is_the_diagonal_with_ids(negatives_only: bool) -> None:
     case = diagonal(make(150, 140, 16, torch.float32))
-    given = sigmoid.pair_sums(case, ask(negatives_only))
-    index = sigmoid.pair_sums(case, ask(negatives_only, ids=False))
+    given = pair_sums(sigmoid.add_pairs, case, ask(negatives_only))
+    index = pair_sums(sigmoid.add_pairs, case, ask(negatives_only, ids=False))
     assert_like(index, given, case)
 
 
 def test_blocks_off_the_diagonal_know_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     case = diagonal(make(270, 140, 16, torch.float32))
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
-    given, index = sigmoid.pair_sums(case, ask()), sigmoid.pair_sums(case, ask(ids=False))
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * 4)
+    given, index = pair_sums(sigmoid.add_pairs, case, ask()), pair_sums(sigmoid.add_pairs, case, ask(ids=False))
     assert_like(index, given, case)
 
 
@@ -92,8 +91,8 @@ def test_statistics_come_with_the_same_sums(ids: bool, negatives_only: bool) -> 
     case = make(40, 50, 16, torch.float32)
     case = case if ids else diagonal(case)
     options = ask(negatives_only, ids=ids, stats=True)
-    got = sigmoid.pair_sums(case, options)
-    for a, b in zip(got[:6], sigmoid.pair_sums(case, options._replace(stats=False)), strict=False):
+    got = pair_sums(sigmoid.add_pairs, case, options)
+    for a, b in zip(got[:6], pair_sums(sigmoid.add_pairs, case, options._replace(stats=False)), strict=False):
         assert torch.equal(a, b)
     s = case.phi_x.double() @ case.phi_y.double().T + case.alpha.double()[:, None] + case.beta.double()[None, :]
     logit = case.scale.double() * s + case.bias.double()
@@ -113,9 +112,9 @@ def test_statistics_come_with_the_same_sums(ids: bool, negatives_only: bool) -> 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_descriptors_agree_with_pointers(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(70, 150, 40, dtype)
-    pointers = sigmoid.pair_sums(case, ask())
-    monkeypatch.setitem(configs.LIFT, ("small", dtype), configs.Tile(64, 128, 16, 4, 2, 4, 1, True))
-    assert_like(sigmoid.pair_sums(case, ask()), pointers, case)
+    pointers = pair_sums(sigmoid.add_pairs, case, ask())
+    monkeypatch.setitem(configs.BILINEAR, ("small", dtype), configs.Tile(64, 128, 16, 4, 2, 4, 1, True))
+    assert_like(pair_sums(sigmoid.add_pairs, case, ask()), pointers, case)
 
 
 def with_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,21 +134,21 @@ def test_the_library_s_scores_give_the_same(
     dtype: torch.dtype, options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make(200, 140, 20, dtype)
-    own = sigmoid.pair_sums(case, ask(**options))
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * (dtype.itemsize + 4))
+    own = pair_sums(sigmoid.add_pairs, case, ask(**options))
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * (dtype.itemsize + 4))
     monkeypatch.setattr(configs, "VENDOR_SCORES", (dtype,))
     with_vendor(monkeypatch)
     sizes = []
     put = sigmoid.put_scores
     monkeypatch.setattr(sigmoid, "put_scores", lambda out, *sides: (sizes.append(out.shape), put(out, *sides)))
-    assert_like(sigmoid.pair_sums(case, ask(**options)), own, case)
+    assert_like(pair_sums(sigmoid.add_pairs, case, ask(**options)), own, case)
     assert len(sizes) > 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_vendor_products_get_the_same_operands(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 140, 20, dtype)
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * dtype.itemsize)
     own = run(case)
 
     with_vendor(monkeypatch)
@@ -210,8 +209,8 @@ def test_one_block_takes_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[str] = []
     monkeypatch.setattr(configs, "launch", lambda kernel, *rest: launched.append(kernel.__name__))
     with Count() as count:
-        sigmoid.pair_sums(case, ask(ids=False))
-    assert launched == ["sigmoid_offsets", "sigmoid_lift_tile", "sigmoid_finish", "accumulate", "accumulate"]
+        pair_sums(sigmoid.add_pairs, case, ask(ids=False))
+    assert launched == ["sigmoid_offsets", "sigmoid_tile", "sigmoid_finish", "accumulate", "accumulate"]
     assert count.names == []
 
 
@@ -236,9 +235,9 @@ def test_the_same_bits_twice() -> None:
 
 def test_tf32_is_passed_on_and_close() -> None:
     case = make(40, 50, 16, torch.float32)
-    got = sigmoid.pair_sums(case, ask(precision="tf32"))
+    got = pair_sums(sigmoid.add_pairs, case, ask(precision="tf32"))
     # tf32 has float16's eps: a score errs by two of them, and logits are 12 times as large; few sums see them all alike
-    assert_all_same(got, sigmoid.pair_sums(case, ask()), terms=8, dtype=torch.float16)
+    assert_all_same(got, pair_sums(sigmoid.add_pairs, case, ask()), terms=8, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -264,4 +263,6 @@ def test_half_the_trace(dtype: torch.dtype) -> None:
 
 def test_it_agrees_with_the_chunked_backend() -> None:
     case = make(30, 40, 16, torch.float32)
-    assert_like(sigmoid.pair_sums(case, ask(stats=True)), chunked.pair_sums(case, ask(stats=True)), case)
+    assert_like(
+        pair_sums(sigmoid.add_pairs, case, ask(stats=True)), pair_sums(chunked.add_pairs, case, ask(stats=True)), case
+    )

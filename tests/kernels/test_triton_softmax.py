@@ -13,6 +13,7 @@ from prolap_kernels.backends.chunked import pairs as chunked
 from prolap_kernels.backends.problem import PairProblem, PairSums
 from prolap_kernels.backends.triton import configs, softmax
 from prolap_kernels.objectives import OBJECTIVES
+from tests.kernels.common import pair_sums
 from tests.kernels.softmax_truth import (
     ALL,
     DEVICE,
@@ -32,7 +33,7 @@ from tests.tolerances import assert_as_exact_as, assert_same, likely
 
 def test_the_truth_here_is_the_chunked_one() -> None:
     case = make(40, 30, 16, torch.float32)
-    for ours, theirs in zip(evaluate(case)[0], chunked.pair_sums(widened(case), ALL), strict=False):
+    for ours, theirs in zip(evaluate(case)[0], pair_sums(chunked.add_pairs, widened(case), ALL), strict=False):
         assert_same(ours, theirs, terms=12 + 40 + 30 + 16)
 
 
@@ -74,14 +75,16 @@ def test_which_pairs_count(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_many_blocks_sum_to_the_same(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 200, 20, dtype, ids=100)
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * dtype.itemsize)
-    assert blocks.block_sides(270, 200, dtype.itemsize, softmax.SOFTMAX["small", dtype]) == (128, 128)
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * dtype.itemsize)
+    assert blocks.block_shape(
+        270, 200, configs.WORKSPACE // dtype.itemsize, unit=softmax.TILES["small", dtype][:2]
+    ) == (128, 128)
     check(case)
 
 
 def test_library_products_take_the_factor_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make(270, 200, 20, torch.float32, ids=100)
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * 4)
     ours = run(case)
     monkeypatch.setattr(configs, "vendor_products", lambda device, dtype: True)
     check(case)
@@ -176,7 +179,7 @@ def test_only_what_is_needed(need: tuple[bool, bool, bool]) -> None:
 @pytest.mark.parametrize("grads", [False, True])
 @pytest.mark.parametrize("shape", [(33, 21), (150, 140)])
 def test_statistics(shape: tuple[int, int], grads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "SCRATCH", 128 * 128 * 4)
+    monkeypatch.setattr(configs, "WORKSPACE", 128 * 128 * 4)
     case = make(*shape, 16, torch.float32, ids=30, scale=20.0)
     got = run(case, ALL._replace(stats=True, need_x=grads, need_y=grads, need_sums=grads)).stats
     wide = widened(case)

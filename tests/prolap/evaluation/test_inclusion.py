@@ -6,7 +6,7 @@ import torch
 
 from prolap.evaluation.inclusion import control, cosine, inclusion_test, location, negative_kl, neighbours
 from prolap_kernels import Gaussian, inclusion_score, pairwise_score
-from prolap_kernels.search import SCRATCH
+from prolap_kernels.search import WORKSPACE
 
 
 def gaussians(n: int, dim: int = 4, seed: int = 0, logvar: float = -3.0, spread: float = 0.5) -> Gaussian:
@@ -85,8 +85,8 @@ def test_control_is_the_mean_over_all_other_pairs_or_a_fair_sample_of_them() -> 
 def test_the_exact_control_leaves_each_sample_out_once_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x, masked = gaussians(57, spread=1.0), gaussians(57, seed=5, logvar=-2.9, spread=1.0)
     whole = control(x, masked)
-    for scratch in (1, 2000, 9000):
-        monkeypatch.setitem(SCRATCH, "cpu", scratch)
+    for workspace in (1, 2000, 9000):
+        monkeypatch.setitem(WORKSPACE, "cpu", workspace)
         assert control(x, masked) == whole == control(x, masked, pairs=57 * 56)
     few = x.rows(slice(12)), masked.rows(slice(12))
     assert control(*few) == (brute_control(*few), 12 * 11)

@@ -13,7 +13,7 @@ import torch
 from prolap.evaluation.retrieval import clips_to_captions, ranks, retrieve, summary
 from prolap.evaluation.uncertainty import risk_coverage
 from prolap_kernels import Gaussian, pairwise_score
-from prolap_kernels.search import SCRATCH
+from prolap_kernels.search import WORKSPACE
 from tests.live_memory import peak_bytes
 
 RANX = """
@@ -43,7 +43,7 @@ def brute_ranks(scores: np.ndarray, relevance: list[list[int]]) -> list[list[int
 def test_ranks_are_those_of_a_sort(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, gallery = gaussians(23), gaussians(31, seed=1)
     relevance = [sorted({i, (3 * i + 2) % 31, 7}) for i in range(23)]
-    monkeypatch.setitem(SCRATCH, "cpu", 6 << 10)  # blocks that divide queries and gallery
+    monkeypatch.setitem(WORKSPACE, "cpu", 6 << 10)  # blocks that divide queries and gallery
     found = ranks(queries, gallery, relevance, score=score)
     wanted = brute_ranks(pairwise_score(queries, gallery, score=score).numpy(), relevance)
     assert [row[:p].tolist() for row, p in zip(found.ranks, found.positives, strict=True)] == wanted
@@ -54,9 +54,9 @@ def test_ranks_are_those_of_a_sort(score: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("score", ["csd", "dot", "csd_distance", "kl"])
-@pytest.mark.parametrize("scratch", [1000, 20_000, SCRATCH["cpu"]])
-def test_ties_are_broken_against_us(score: str, scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SCRATCH, "cpu", scratch)
+@pytest.mark.parametrize("workspace", [1000, 20_000, WORKSPACE["cpu"]])
+def test_ties_are_broken_against_us(score: str, workspace: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WORKSPACE, "cpu", workspace)
     same = Gaussian(torch.ones(67, 5) / 5**0.5, torch.zeros(67, 5))
     assert ranks(same, same, list(range(67)), score=score).ranks[:, 0].tolist() == [67] * 67
 
@@ -74,8 +74,8 @@ def test_copies_of_the_relevant_item_tie_across_blocks(monkeypatch: pytest.Monke
     queries, items = gaussians(30, dim=33), gaussians(30, dim=33, seed=1)
     gallery = items.rows(torch.arange(120) % 30)
     wanted = brute_ranks(pairwise_score(queries, items).numpy(), [[q] for q in range(30)])
-    for scratch in (40_000, SCRATCH["cpu"]):
-        monkeypatch.setitem(SCRATCH, "cpu", scratch)
+    for workspace in (40_000, WORKSPACE["cpu"]):
+        monkeypatch.setitem(WORKSPACE, "cpu", workspace)
         found = ranks(queries, gallery, [q + 30 * (q % 4) for q in range(30)])
         assert found.ranks[:, 0].tolist() == [4 * row[0] for row in wanted]
 
@@ -84,7 +84,7 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
     """8000 x 8000 scores are 512 MB in float64; the embeddings 1 MB."""
     x, y = (Gaussian(torch.randn(8000, 16), torch.randn(8000, 16)) for _ in range(2))
     relevant = torch.randperm(8000).numpy()
-    assert peak_bytes(lambda: ranks(x, y, relevant), tmp_path) <= SCRATCH["cpu"] + 8000 * 200  # some numbers a query
+    assert peak_bytes(lambda: ranks(x, y, relevant), tmp_path) <= WORKSPACE["cpu"] + 8000 * 200  # some numbers a query
 
 
 def test_map_divides_by_the_positives_missed_too() -> None:

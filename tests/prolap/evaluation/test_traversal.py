@@ -15,7 +15,7 @@ from prolap.evaluation.traversal import (
     walk,
 )
 from prolap_kernels import Gaussian, pairwise_score
-from prolap_kernels.search import SCRATCH
+from prolap_kernels.search import WORKSPACE
 
 
 def gaussians(n: int, dim: int = 5, seed: int = 0, shift: float = -2.0) -> Gaussian:
@@ -146,10 +146,10 @@ def test_starts_use_the_models_own_score() -> None:
     assert starts(audio, captions, score="csd").tolist() != starts(audio, captions, score="dot").tolist()
 
 
-@pytest.mark.parametrize("scratch", [2000, 30_000, SCRATCH["cpu"]])
-def test_equal_captions_are_met_by_the_lower_index(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workspace", [2000, 30_000, WORKSPACE["cpu"]])
+def test_equal_captions_are_met_by_the_lower_index(workspace: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words under two nodes are two captions with one embedding."""
-    monkeypatch.setitem(SCRATCH, "cpu", scratch)
+    monkeypatch.setitem(WORKSPACE, "cpu", workspace)
     audio, captions = gaussians(25, dim=33), gaussians(60, dim=33, seed=4)
     twice = captions.rows(torch.arange(120) % 60)
     for score in ("csd", "dot", "csd_distance"):
