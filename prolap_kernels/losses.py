@@ -77,9 +77,8 @@ def pairwise_loss(
     Errors: ValueError or TypeError naming the argument.
     """
     score = find_score(score, **score_options)
-    if not isinstance(objective, Objective):
-        objective = choose("objective", objective, OBJECTIVES)
-    objective = named_entry(objective, NAMED)
+    own = isinstance(objective, Objective)
+    objective = named_entry(objective, NAMED) if own else choose("objective", objective, OBJECTIVES)  # type: ignore[misc, arg-type]
     choose("precision", precision, PRECISIONS)
     x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     check_sides(("x", "y"), x, y)

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from prolap_kernels import Gaussian, ppcl_loss
 from prolap_kernels.backends.chunked import pairs as chunked
 from prolap_kernels.backends.problem import PairSums
-from prolap_kernels.backends.triton import configs, elementwise, gemm, sigmoid
+from prolap_kernels.backends.triton import configs, gemm, sigmoid
 from tests.kernels.common import gaussian, pair_sums
 from tests.tolerances import assert_all_same, assert_same, bound, likely
 
@@ -245,7 +245,7 @@ def test_half_the_trace(dtype: torch.dtype) -> None:
     logvar = (torch.randn(7, 300, generator=torch.Generator().manual_seed(0)) * 3).to(DEVICE, dtype)
     logvar[0, :3] = torch.tensor([-200.0, -103.0, 5.0])
     logvar[1, 0] = float("inf")
-    rows, grad = elementwise.half_trace(logvar, True)
+    rows, grad = gemm.half_trace(logvar, True)
     want = -0.5 * logvar.double().exp()
     # 2^(x log2 e) inherits the rounding of an exponent of up to 1.44 |x|
     slip = bound(torch.float32, 1) * (1.5 * logvar.double().abs() + 4)
@@ -257,8 +257,8 @@ def test_half_the_trace(dtype: torch.dtype) -> None:
     slack = (slip * want.abs()).sum(1) + bound(torch.float32, likely(300)) * want.sum(1).abs()
     assert ((rows.double() - want.sum(1)).abs() <= slack)[whole].all()
     assert rows[~whole].tolist() == [-torch.inf]
-    assert elementwise.half_trace(logvar, False)[1].numel() == 0
-    assert elementwise.half_trace(logvar[:0], True)[0].shape == (0,)
+    assert gemm.half_trace(logvar, False)[1].numel() == 0
+    assert gemm.half_trace(logvar[:0], True)[0].shape == (0,)
 
 
 def test_it_agrees_with_the_chunked_backend() -> None:
