@@ -20,7 +20,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from prolap_kernels import SCORES, Gaussian, pairwise_loss
-from prolap_kernels.scores import BILINEAR
+from prolap_kernels import scores as registry
 from tests.kernels.common import pair_inputs, pair_loss
 from tests.tolerances import assert_as_exact_as, likely
 
@@ -149,7 +149,7 @@ def autocast(backend: str) -> bool:
     return wide and _close(results, _truth(inputs), torch.bfloat16)
 
 
-BILINEAR = [score.name for score in BILINEAR]
+BILINEAR = [score.name for score in registry.BILINEAR]
 ELEMENTWISE = [name for name in SCORES if name not in BILINEAR]
 PROBES: dict[str, Callable[[str], bool]] = {
     **{str(k).removeprefix("torch."): partial(dtype, k) for k in (torch.float16, torch.bfloat16, torch.float32, torch.float64)},
