@@ -41,8 +41,8 @@ class ProLAP(nn.Module):
         options = config.model
         if not (options.scale_min or 0) < options.scale_init < options.scale_max:
             least = "0" if options.scale_min is None else f"scale_min={options.scale_min}"
-            wanted = f"above {least} and below scale_max={options.scale_max}"
-            raise ValueError(f"scale_init: got {options.scale_init}, want {wanted}.")
+            limits = f"above {least} and below scale_max={options.scale_max}"
+            raise ValueError(f"scale_init: got {options.scale_init}, want {limits}.")
         self._scale_bounds = scale_bounds(options)
         log_scale = unbound(math.log(options.scale_init), *self._scale_bounds)
         self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))

@@ -53,16 +53,16 @@ class HuggingFaceClap(Format):
         table, layers = "text_model.embeddings.word_embeddings.weight", r"text_model\.encoder\.layer\.(\d+)\."
         text_encoder = text_name(tensors, Roberta, table, layers, source)
         shape = AUDIO[audio_encoder].size
-        wanted = {
+        expected = {
             "audio_config": _SAME["audio_config"]
             | {"num_attention_heads": list(shape.heads), "patch_stride": [shape.patch, shape.patch]},
             "text_config": _SAME["text_config"] | {"num_attention_heads": TEXT[text_encoder].size.heads},
         }
         different = [
-            f"{part}.{key}={given[key]} (ours {value})"
-            for part, given in (("audio_config", audio), ("text_config", text))
-            for key, value in wanted[part].items()
-            if key in given and given[key] != value
+            f"{part}.{key}={theirs[key]} (ours {value})"
+            for part, theirs in (("audio_config", audio), ("text_config", text))
+            for key, value in expected[part].items()
+            if key in theirs and theirs[key] != value
         ]
         if different:
             raise CheckpointError(f"{source} is another model than ours: its config.json has {', '.join(different)}.")
@@ -75,11 +75,11 @@ class HuggingFaceClap(Format):
 
     def notes(self, config: dict[str, Any] | None) -> list[str]:
         """The epsilon of the text encoder's layer norms, where it differs."""
-        given = ((config or {}).get("text_config") or {}).get("layer_norm_eps", _TEXT_EPS["default"])
-        if given == _TEXT_EPS["ours"]:
+        epsilon = ((config or {}).get("text_config") or {}).get("layer_norm_eps", _TEXT_EPS["default"])
+        if epsilon == _TEXT_EPS["ours"]:
             return []
         return [
-            f"its config.json has {given} as the text encoder's layer_norm_eps, ours is RoBERTa's {_TEXT_EPS['ours']}"
+            f"its config.json has {epsilon} as the text encoder's layer_norm_eps, ours is RoBERTa's {_TEXT_EPS['ours']}"
         ]
 
     def rules(self) -> Sequence[Rule]:

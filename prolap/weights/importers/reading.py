@@ -36,10 +36,10 @@ def weights_of(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise CheckpointError(f"init: {path} is not there.")
-    found = [path / name for name in WEIGHTS if (path / name).is_file()]
-    if not found:
+    files = [path / name for name in WEIGHTS if (path / name).is_file()]
+    if not files:
         raise CheckpointError(f"init: {path} holds neither a checkpoint of prolap nor {' nor '.join(WEIGHTS)}.")
-    return found[0]
+    return files[0]
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -93,8 +93,8 @@ def _refused(file: Path) -> str:
     names: list[str] = []
     if zipfile.is_zipfile(file):
         try:
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-            names = sorted(name for name in found if name not in _NUMPY_SCALARS)
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+            names = sorted(name for name in unsafe if name not in _NUMPY_SCALARS)
         except Exception:  # it reads the same damaged file
             names = []
     if not names:
