@@ -16,10 +16,10 @@ from benchmarks.trainer_tables import batch_memory as table
 
 
 def test_a_row_is_a_real_step() -> None:
-    found = batch_memory.measure(Case("quickstart", 64, 16, True), "cpu", 1)
-    assert found["peak_bytes"] > 0
-    assert found["pairs_per_second"] == pytest.approx(64 / found["seconds_per_step"])
-    assert found["held_bytes"] > 4 * 4 * 1_000_000  # weights, gradients and two moments of the small model
+    row = batch_memory.measure(Case("quickstart", 64, 16, True), "cpu", 1)
+    assert row["peak_bytes"] > 0
+    assert row["pairs_per_second"] == pytest.approx(64 / row["seconds_per_step"])
+    assert row["held_bytes"] > 4 * 4 * 1_000_000  # weights, gradients and two moments of the small model
 
 
 def test_the_published_size_is_there_with_and_without_chunks() -> None:
@@ -47,9 +47,9 @@ def test_what_has_no_room_is_left_out_and_said(
     path = tmp_path / "cpu" / "batch_memory.json"
     fake(monkeypatch, free=0.7e9)
     assert batch_memory.main(["--size", "published", "--json", str(path)]) == 0
-    found = json.loads(path.read_text())
-    assert found.keys() >= stamp("cpu").keys()
-    absent = [(row["batch"], row["chunk"], row.get("absent")) for row in found["rows"]]
+    record = json.loads(path.read_text())
+    assert record.keys() >= stamp("cpu").keys()
+    absent = [(row["batch"], row["chunk"], row.get("absent")) for row in record["rows"]]
     assert absent == [(2, 0, None), (4, 0, None), (8, 0, "no room"), (8, 0, "no room"), (8, 2, None), (16, 2, None)]
     assert "published   batch 8     chunk -                     no room" in capsys.readouterr().out
     monkeypatch.setattr(records, "RESULTS", tmp_path)

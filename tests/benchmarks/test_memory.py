@@ -23,9 +23,9 @@ def test_figures_come_from_processes_of_their_own(tmp_path: Path, monkeypatch: p
     out = tmp_path / "memory.json"
     words = ["--case", "topk-csd", "--shape", "4000", "4000", "8", "--repeat", "1", "--json", str(out)]
     assert memory.main(words) == 0
-    found = json.loads(out.read_text())
-    assert found.keys() >= stamp("cpu").keys()
-    blocks, matrix = found["rows"]
+    record = json.loads(out.read_text())
+    assert record.keys() >= stamp("cpu").keys()
+    blocks, matrix = record["rows"]
     assert matrix["peak_bytes"] >= matrix["matrix_bytes"] == 4 * 4000**2 > blocks["peak_bytes"]
     assert blocks["seconds"] > 0
     monkeypatch.setattr(records, "RESULTS", tmp_path)

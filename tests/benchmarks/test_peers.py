@@ -29,13 +29,13 @@ KEOPS = PEERS["PyKeOps"]._replace(package=None)
     ],
 )
 def test_keops_takes_square_inclusion_alone(name: str, shape: tuple[int, int, int], why: str | None) -> None:
-    found = refusal(KEOPS, cases()[name], shape, "cpu")
-    assert found is None if why is None else why in str(found)
+    reason = refusal(KEOPS, cases()[name], shape, "cpu")
+    assert reason is None if why is None else why in str(reason)
 
 
 def test_who_takes_matrix_products_alone_takes_no_elementwise_score() -> None:
-    lifts = PEERS["siglip-kernel"]._replace(package=None, devices=(), cases=())
-    assert refusal(lifts, cases()["elk-sigmoid"], (8, 8, 4), "cpu") == "takes scores that are matrix products only"
+    bilinear = PEERS["siglip-kernel"]._replace(package=None, devices=(), cases=())
+    assert refusal(bilinear, cases()["elk-sigmoid"], (8, 8, 4), "cpu") == "takes scores that are matrix products only"
 
 
 @pytest.mark.parametrize("name", ["inclusion-score-forward", "inclusion-score"])
@@ -54,8 +54,8 @@ def test_a_slow_contender_is_called_twice_and_its_memory_is_not_measured(monkeyp
         return PEERS[EAGER].build()(batch)
 
     batch = make_batch(cases()["dot-sigmoid"], (4, 4, 2), "cpu", torch.float32)
-    found = interleave({"slow": lambda: train(slow, batch)}, "cpu", 5, 1e-9)
-    assert len(calls) == len(found["slow"]) == 2
+    times = interleave({"slow": lambda: train(slow, batch)}, "cpu", 5, 1e-9)
+    assert len(calls) == len(times["slow"]) == 2
     monkeypatch.setattr(comparison, "peak_row", lambda *a: pytest.fail("called"))
     rows = comparison.compare(batch.case, (4, 4, 2), "cpu", "float32", [PEERS[EAGER]], 5, 1e-9)
     assert "three are needed" in rows[0]["memory_failed"]

@@ -17,9 +17,9 @@ from benchmarks.profile import main as profile_main
 def test_the_profile_counts_the_flops_of_the_three_products() -> None:
     batch = make_batch(cases()["csd-sigmoid"], (32, 24, 16), "cpu", torch.float32)
     for loss in (eager, ours("triton")):
-        found = gather(loss, batch, "cpu")
-        assert sum(work.flops for work in found.values()) == STEPS * batch.flops()
-        assert all(work.bytes > 0 for work in found.values() if work.flops)
+        works = gather(loss, batch, "cpu")
+        assert sum(work.flops for work in works.values()) == STEPS * batch.flops()
+        assert all(work.bytes > 0 for work in works.values() if work.flops)
 
 
 def test_the_profile_prints_a_table_and_the_command_for_counters(capsys: pytest.CaptureFixture[str]) -> None:
