@@ -42,15 +42,15 @@ def count_pairs(x_id: Tensor, y_id: Tensor, negatives_only: bool) -> Tensor:
 
 
 SATURATED = 1e-3
-"""A pair counts as saturated where the slope of its loss by its logit is smaller than this."""
+"""A pair counts as saturated where the gradient of its own loss by its logit is smaller than this."""
 
 
 class PairStats(NamedTuple):
     """Statistics of the counted pairs, detached 0-d tensors; NaN where there is no such pair.
 
     positives, negatives: how many pairs; positive_logit, negative_logit: their mean logit; positive_saturation,
-    negative_saturation: the share of them whose slope, the derivative of the pair's own loss by its logit, is below 1e-3 in
-    size, so that they hardly teach any more. sigmoid: the slope is -sigmoid(-logit) or sigmoid(logit). softmax: taken along the
+    negative_saturation: the share of them whose gradient, that of the pair's own loss by its logit, is below 1e-3 in size, so
+    that they hardly teach any more. sigmoid: the gradient is -sigmoid(-logit) or sigmoid(logit). softmax: taken along the
     rows of x, |P_i| p_ij - 1 for positives and p_ij for negatives, in rows that have a positive.
     """
 

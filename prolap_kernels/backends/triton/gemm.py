@@ -165,7 +165,7 @@ def vector(t: Tensor, size: int, absent: float) -> Tensor:
 
 @contextmanager
 def widened(sums: PairSums, width: int, fresh: bool) -> Iterator[PairSums]:
-    """`sums` with gradients by factors as wide as padded operands are; what comes to stand there goes into the true ones."""
+    """`sums` with gradients by factors that are as wide as the padded operands; on leaving, the true ones take their columns."""
     if sums.dphi_x.shape[-1] in (0, width) and sums.dphi_y.shape[-1] in (0, width):
         yield sums
         return

@@ -83,7 +83,7 @@ def expm1_excess(x):
 
 @triton.jit
 def exp2_approx(x, NVIDIA: tl.constexpr):
-    """2^x in one instruction where there is one: results below 2^-126 are 0 then, so the slope of a logit beyond 87 is too."""
+    """2^x in one instruction where there is one: results below 2^-126 are 0 then, so the gradient of a logit beyond 87 is too."""
     if NVIDIA:
         y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
