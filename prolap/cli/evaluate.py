@@ -24,7 +24,9 @@ def add(commands: Any) -> None:
     command.add_argument("--which", choices=("best", "last"), default="best", help="checkpoint (default: best)")
     command.add_argument("--split", choices=("dev", "test"), default="test", help="split (default: test)")
     command.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
-    command.add_argument("--out", type=Path, metavar="FILE", help="write this file instead of RUN/metrics.json")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="write this file instead of RUN/metrics.json, plots beside it"
+    )
     command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     command.add_argument(
         "--workers", type=int, metavar="N", help="processes that read sounds (default: as in training)"

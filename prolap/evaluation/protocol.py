@@ -99,22 +99,22 @@ def evaluate(
     scores = [score_of(model), BASELINE_SCORE]
     sounds = embed_sounds(models, data, mask, seed=seed, workers=workers)
     sides = [_side(m, s, e, queries, pool, mask, seed) for m, s, e in zip(models, scores, sounds, strict=False)]
-    ours, theirs = sides[0], sides[1] if len(sides) > 1 else None
+    side, baseline_side = sides[0], sides[1] if len(sides) > 1 else None
     evidence = Evidence()
-    sections: dict[str, Any] = {"retrieval": retrieval_section(ours.ranks, unseen)}
-    sections |= _probabilistic_sections(model, ours, theirs, queries, pool, seed, evidence)
-    sections["traversal"], walks = _traversals(ours, data, pool)
+    sections: dict[str, Any] = {"retrieval": retrieval_section(side.ranks, unseen)}
+    sections |= _probabilistic_sections(model, side, baseline_side, queries, pool, seed, evidence)
+    sections["traversal"], walks = _traversals(side, data, pool)
     baseline_walks: dict[str, Traversal] = {}
     sections["baseline"] = {"retrieval": NO_BASELINE, "traversal": NO_BASELINE}
     sections["comparison"] = {"retrieval": NO_BASELINE}
-    if theirs is not None:
-        sections["baseline"]["retrieval"] = retrieval_section(theirs.ranks, unseen)
-        sections["baseline"]["traversal"], baseline_walks = _traversals(theirs, data, pool)
-        sections["comparison"]["retrieval"] = retrieval_comparison(ours.ranks, theirs.ranks, seed)
+    if baseline_side is not None:
+        sections["baseline"]["retrieval"] = retrieval_section(baseline_side.ranks, unseen)
+        sections["baseline"]["traversal"], baseline_walks = _traversals(baseline_side, data, pool)
+        sections["comparison"]["retrieval"] = retrieval_comparison(side.ranks, baseline_side.ranks, seed)
     sections["comparison"]["traversal"] = {
         root: traversal_comparison(walk, baseline_walks.get(root), seed) for root, walk in walks.items()
     }
-    if is_probabilistic(ours.score):
+    if is_probabilistic(side.score):
         evidence.sweep = mask_sweep(model, data, [queries.texts[i] for i in queries.first], mask, seed)
     if "label_free" in walks:
         evidence.walks = quartile_walks(walks["label_free"], data, pool)
@@ -155,22 +155,22 @@ def _traversals(side: _Side, data: Any, pool: Pool) -> tuple[Any, dict[str, Trav
 
 
 def _probabilistic_sections(
-    model: Any, ours: _Side, theirs: _Side | None, queries: Queries, pool: Pool, seed: int, evidence: Evidence
+    model: Any, side: _Side, baseline: _Side | None, queries: Queries, pool: Pool, seed: int, evidence: Evidence
 ) -> dict[str, Any]:
     """The sections uncertainty and inclusion."""
-    if not is_probabilistic(ours.score):
+    if not is_probabilistic(side.score):
         return {"uncertainty": DETERMINISTIC, "inclusion": DETERMINISTIC}
     rows = balanced(pool, seed=seed)
     random = embed_texts(model, random_word_strings([pool.texts[i] for i in rows], seed=seed))
-    uncertainty, evidence.captions = uncertainty_section(pool, rows, ours.pool, random, seed)
+    uncertainty, evidence.captions = uncertainty_section(pool, rows, side.pool, random, seed)
     lengths = word_counts(queries.texts)
     uncertainty["risk_coverage"], evidence.risk = risk_section(
-        ours.ranks, ours.sounds.plain, ours.captions, lengths, seed
+        side.ranks, side.sounds.plain, side.captions, lengths, seed
     )
-    uncertainty["by_mask"] = {"audio": mask_means(ours.sounds), "text": mask_means(ours.masked_texts)}
+    uncertainty["by_mask"] = {"audio": mask_means(side.sounds), "text": mask_means(side.masked_texts)}
     inclusion = {
-        "audio": inclusion_section(ours.sounds, theirs.sounds if theirs else None, seed),
-        "text": inclusion_section(ours.masked_texts, theirs.masked_texts if theirs else None, seed),
+        "audio": inclusion_section(side.sounds, baseline.sounds if baseline else None, seed),
+        "text": inclusion_section(side.masked_texts, baseline.masked_texts if baseline else None, seed),
     }
     return {"uncertainty": uncertainty, "inclusion": inclusion}
 

@@ -124,25 +124,21 @@ def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console
     console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
 
 
-def _retrieval_table(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Any:
+def _retrieval_table(model: Mapping[str, Any], baseline: Mapping[str, Any]) -> Any:
     from rich.table import Table
 
-    sides = "model / baseline, " if theirs else ""
-    title = f"Retrieval, {sides}% (N = {ours['n']:,} clips, chance R@1 {100 * ours['chance_r1']:.2g})"
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    sides = "model / baseline, " if baseline else ""
+    title = f"Retrieval, {sides}% (N = {model['n']:,} clips, chance R@1 {100 * model['chance_r1']:.2g})"
+    table = Table("", title=title, title_justify="left")
     for head in COLUMNS.values():
         table.add_column(head, justify="right")
-    unseen = ours.get("unseen_sources")
-    groups = [("", ours, theirs)]
-    if unseen:
-        note = f"  unseen sources (n = {unseen['n']:,})"
-        groups.append((note, unseen, theirs.get("unseen_sources") or {}))
-    for note, model, baseline in groups:
+    groups = [("", model, baseline)]
+    if unseen := model.get("unseen_sources"):
+        groups.append((f"  unseen sources (n = {unseen['n']:,})", unseen, baseline.get("unseen_sources") or {}))
+    for note, *compared in groups:
         for key, label in DIRECTIONS.items():
-            rows = [model[key], baseline[key]] if baseline else [model[key]]
-            cells = (" / ".join(f"{100 * row[column]:.1f}" for row in rows) for column in COLUMNS)
-            table.add_row(label + note, *cells)
+            rows = [side[key] for side in compared if side]
+            table.add_row(label + note, *(" / ".join(f"{100 * row[name]:.1f}" for row in rows) for name in COLUMNS))
         table.add_section()
     return table
 

@@ -53,35 +53,6 @@ def trace(z: Gaussian) -> Floats:
     return torch.exp(z.logvar.double()).sum(-1).numpy()
 
 
-class LengthTest(NamedTuple):
-    """Correlation of length with u on real captions and on random words of the same lengths."""
-
-    real: float
-    random: float
-    difference: Interval
-    """real - random; below 0 means more than counting words."""
-
-
-def length_test(length: ArrayLike, u: ArrayLike, u_random: ArrayLike, *, seed: int = 0) -> LengthTest:
-    """All [N]: lengths in words, u of the captions, u of random word strings of those lengths."""
-    return LengthTest(
-        spearman(length, u), spearman(length, u_random), spearman_difference(length, u, u_random, seed=seed)
-    )
-
-
-def level_partial(level: ArrayLike, u: ArrayLike, length: ArrayLike) -> float:
-    """Partial rank correlation of level with u at fixed length; the claim wants it negative.
-
-    Each exact length is held fixed (see `partial_within`), so nothing that is a function of length can pass.
-    """
-    return partial_within(level, u, length)
-
-
-def level_partial_monotone(level: ArrayLike, u: ArrayLike, length: ArrayLike) -> float:
-    """The usual partial Spearman correlation, which takes only a monotone effect of length away."""
-    return partial_spearman(level, u, length)
-
-
 def wordy_general(
     level: Sequence[int] | NDArray[np.int64], u: ArrayLike, length: ArrayLike, clip: Sequence[int] | NDArray[np.int64]
 ) -> Floats:
@@ -169,12 +140,11 @@ def uncertainty_section(
     """
     u_all, length_all = mean_logvar(z), word_counts(pool.texts)
     u, length, level, u_random = u_all[rows], length_all[rows], pool.level[rows], mean_logvar(random)
-    lengths = length_test(length, u, u_random, seed=seed)
     section: Section = {
         "captions": len(rows),
-        "length_spearman": lengths.real,
-        "length_spearman_random_words": lengths.random,
-        "length_difference": lengths.difference._asdict(),
+        "length_spearman": spearman(length, u),
+        "length_spearman_random_words": spearman(length, u_random),
+        "length_difference": spearman_difference(length, u, u_random, seed=seed)._asdict(),
         "length_spearman_trace": spearman(length, trace(z)[rows]),
         **_level_section(level, u, u_random, length),
         **_generality_section(pool, u_all, length_all, seed),
@@ -186,9 +156,10 @@ def _level_section(level: NDArray[np.int64], u: Floats, u_random: Floats, length
     known = level >= 0
     level, u, u_random, length = level[known], u[known], u_random[known], length[known]
     section: Section = {
-        "level_partial": level_partial(level, u, length),
-        "level_partial_random_words": level_partial(level, u_random, length),
-        "level_partial_monotone": level_partial_monotone(level, u, length),
+        # Each exact length is held fixed, so nothing that is a function of length can pass.
+        "level_partial": partial_within(level, u, length),
+        "level_partial_random_words": partial_within(level, u_random, length),
+        "level_partial_monotone": partial_spearman(level, u, length),  # the usual partial correlation
         "by_level": by_level(level, u),
         "by_level_matched": by_level_matched(level, u, length)._asdict(),
     }

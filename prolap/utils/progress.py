@@ -17,16 +17,16 @@ _SHOWN: ContextVar[bool] = ContextVar("shown", default=False)
 
 
 @contextmanager
-def shown(wanted: bool) -> Iterator[None]:
-    """Inside this block `watched` shows how far it is, if `wanted`."""
-    before = _SHOWN.set(wanted)
+def shown(show: bool) -> Iterator[None]:
+    """Inside this block `watched` shows how far it is, if `show`."""
+    before = _SHOWN.set(show)
     try:
         yield
     finally:
         _SHOWN.reset(before)
 
 
-def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def watched(items: Iterable[T], text: str, total: int) -> Iterator[T]:
     """The items, of which there are `total`: with a bar in a terminal, with a line at their start elsewhere."""
     if not _SHOWN.get():
         yield from items
@@ -34,24 +34,24 @@ def watched(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         from rich.console import Console
         from rich.progress import track
 
-        yield from track(items, what, total, console=Console(stderr=True), transient=True)
+        yield from track(items, text, total, console=Console(stderr=True), transient=True)
     else:
-        print(f"{what} ...", file=sys.stderr, flush=True)
+        print(f"{text} ...", file=sys.stderr, flush=True)
         yield from items
 
 
-def data_progress(wanted: bool) -> Callable[[str, int, int], None] | None:
+def data_progress(show: bool) -> Callable[[str, int, int], None] | None:
     """For `open_data`: None in a terminal (it draws a bar), a line for each kind of work elsewhere, or nothing."""
-    if wanted and sys.stderr.isatty():
+    if show and sys.stderr.isatty():
         return None
     seen: set[str] = set()
 
-    def tell(what: str, done: int, total: int) -> None:
-        if wanted and what not in seen:
-            seen.add(what)
-            print(f"{what}: {total:,}", file=sys.stderr, flush=True)
+    def report(text: str, done: int, total: int) -> None:
+        if show and text not in seen:
+            seen.add(text)
+            print(f"{text}: {total:,}", file=sys.stderr, flush=True)
 
-    return tell
+    return report
 
 
 class Clock:
@@ -96,13 +96,13 @@ class Meter:
 
 
 class Display:
-    """What the user sees of a run; nothing at all if it is not `wanted`."""
+    """What the user sees of a run; nothing unless `show`."""
 
-    def __init__(self, wanted: bool, step: int, steps: int) -> None:
-        self._wanted, self._steps = wanted, steps
+    def __init__(self, show: bool, step: int, steps: int) -> None:
+        self._show, self._steps = show, steps
         self._last_line = time.monotonic()
         self._bar: Any = None
-        if wanted and sys.stderr.isatty():
+        if show and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -119,7 +119,7 @@ class Display:
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
-        elif text and self._wanted and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif text and self._show and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self.say(f"step {step}/{self._steps}: {text}")
 
     def say(self, text: str) -> None:
@@ -127,7 +127,7 @@ class Display:
         self._last_line = time.monotonic()
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
-        elif self._wanted:
+        elif self._show:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
