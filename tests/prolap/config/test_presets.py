@@ -7,8 +7,10 @@ import pytest
 from prolap.config.loading import differences, preset_names
 from prolap.config.options import ConfigError
 from prolap.data.features import make_features
+from prolap.models.encoders import AUDIO, TEXT
 from prolap.training.config import load_config
-from prolap.training.terms import active_terms, needs_masks
+from prolap.training.terms import TERMS, active_terms, needs_masks
+from prolap_kernels import SCORES
 
 SIZES = {
     "laion": ("htsat-tiny", "roberta"),
@@ -32,6 +34,15 @@ def test_a_size_changes_the_encoders_and_not_the_objective(objective: str, size:
     start = {"optim.lr", "optim.scale_lr", "optim.clip", "model.bias_init"}  # small models start from random weights
     assert all(name == "preset" or name in start or name.startswith(("data.", "model.")) for name in changed)
     make_features(config.data)  # the log-mel's options fit together
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_names_what_is_registered(name: str) -> None:
+    config = load_config(name)
+    assert config.model.audio in AUDIO
+    assert config.model.text in TEXT
+    assert config.model.score in SCORES
+    assert active_terms(config.loss).keys() <= TERMS.keys()
 
 
 def test_an_unknown_part_of_a_preset_is_named() -> None:
