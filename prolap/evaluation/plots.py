@@ -74,7 +74,7 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
     left.plot(lengths, means, color="black", linestyle="--", linewidth=1.4, label="random words, mean")
     left.set(xlabel="caption length (words)", ylabel=UNIT)
     left.set_title(
-        f"Spearman {_text(section['length_spearman'])}, random words {_text(section['length_spearman_random_words'])}",
+        f"Spearman of length with u {_text(section['length_spearman'])}, random words {_text(section['length_spearman_random_words'])}",
         fontsize=10,
     )
     _legend_below(left, 3)
