@@ -73,10 +73,8 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
     means = [table["u_random"][table["length"] == n].mean() for n in lengths]
     left.plot(lengths, means, color="black", linestyle="--", linewidth=1.4, label="random words, mean")
     left.set(xlabel="caption length (words)", ylabel=UNIT)
-    left.set_title(
-        f"Spearman of length with u {_text(section['length_spearman'])}, random words {_text(section['length_spearman_random_words'])}",
-        fontsize=10,
-    )
+    real, random = (_text(section[f"length_spearman{end}"]) for end in ("", "_random_words"))
+    left.set_title(f"Spearman of length with u {real}, random words {random}", fontsize=10)
     _legend_below(left, 3)
     _levels_axis(right, table, section)
     return _save(figure, path)
