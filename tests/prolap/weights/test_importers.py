@@ -20,9 +20,10 @@ from prolap.weights.importers.translation import Report, fit, translate
 from tests.prolap import public_layouts as public
 from tests.prolap.public_models import MICRO_LAION, MICRO_MSCLAP, SMALL_GPT2, SMALL_ROBERTA, clap, imported
 from tests.prolap.small_tokenizers import TEXTS, write_roberta
+from tests.tolerances import bound, likely
 
-# of features about 1 in size: some hundred float32 roundings; seen were 1.8e-7 to 3.5e-6
-EXACT = {"rtol": 0.0, "atol": 2e-5}
+# features about 1 in size against float64: independent float32 roundings in sums over up to 3072 values, whatever the library
+EXACT = {"rtol": 0.0, "atol": bound(torch.float32, likely(3072))}
 
 
 @pytest.fixture(scope="module")
