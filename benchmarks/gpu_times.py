@@ -173,14 +173,14 @@ def _variants(device: torch.device) -> dict[str, list[tuple[str, dict[str, objec
     from prolap_kernels.backends.triton import configs
 
     shipped: tuple[str, dict[str, object]] = ("as shipped", {})
-    lift, product = (configs.bilinear_kind(device), torch.bfloat16), (configs.chip_of(device), torch.bfloat16)
+    score, product = (configs.bilinear_kind(device), torch.bfloat16), (configs.chip_of(device), torch.bfloat16)
     own = configs.ACCUMULATE[product]
     products = dict.fromkeys((own, *(type(own)(*form) for form in OWN_PRODUCTS)))
     return {
         "BILINEAR": [
             shipped,
             ("library scores", {"VENDOR_SCORES": (torch.bfloat16, torch.float32)}),
-            *((_name(tile), {"BILINEAR": configs.BILINEAR | {lift: tile}}) for tile in configs.CANDIDATES.get(lift, ())),
+            *((_name(tile), {"BILINEAR": configs.BILINEAR | {score: tile}}) for tile in configs.CANDIDATES.get(score, ())),
         ],
         "gradient products": [
             shipped,
