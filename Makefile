@@ -18,7 +18,7 @@ quickstart: install
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-# what is slow and rare: wheels, whole runs, public models
+# what is slow and seldom breaks
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 

@@ -37,6 +37,7 @@ def evaluate(loss: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, inputs)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_65536_rows(dtype: torch.dtype) -> None:
     """At most twice the error of eager torch, plus the rounding of a result.

@@ -298,6 +298,7 @@ def test_a_pass_over_8192_rows_stays_within_its_workspace(how: str, tmp_path: Pa
     assert peak_bytes(lambda: run(8192), tmp_path) <= chunked.WORKSPACE["cpu"] + vectors
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_float64_compiles_and_leaves_float32_its_program() -> None:
     program = (
