@@ -33,9 +33,9 @@ def peak_bytes(loss: Loss, batch: Batch) -> int:
     return measure.peak_bytes(lambda: train(loss, batch), batch.clear, batch.leaves, batch.x.mean.device.type)
 
 
-def peak_row(name: str, loss: Loss, batch: Batch) -> Row:
-    """`peak_bytes` of the peer `name`, or what a process of its own died of."""
-    if batch.x.mean.device.type != "cpu":
+def peak_row(name: str, loss: Loss, batch: Batch, apart: bool = True) -> Row:
+    """`peak_bytes` of the peer `name`; on a CPU, `apart`, from a process of its own, or what that died of."""
+    if not apart or batch.x.mean.device.type != "cpu":
         return {"peak_bytes": peak_bytes(loss, batch)}
     dtype = str(batch.x.mean.dtype).removeprefix("torch.")
     row = child("benchmarks.comparison", batch.case.name, name, *batch.shape, "--dtype", dtype)
@@ -43,9 +43,9 @@ def peak_row(name: str, loss: Loss, batch: Batch) -> Row:
 
 
 def compare(
-    case: Case, shape: Shape, device: str, dtype: str, peers: Iterable[Peer], repeat: int, patience: float,
+    case: Case, shape: Shape, device: str, dtype: str, peers: Iterable[Peer], repeat: int, patience: float, apart: bool = True
 ) -> list[Row]:  # fmt: skip
-    """A row per peer: its figures, why it has none ("absent"), or what went wrong ("failed")."""
+    """A row per peer: its figures, why it has none ("absent"), or what went wrong ("failed"). `apart` as in `peak_row`."""
     batch = make_batch(case, shape, device, getattr(torch, dtype))
     rows = {
         p.name: {"case": case.name, "passes": case.passes, "contender": p.name, "shape": list(shape), "dtype": dtype}
@@ -67,7 +67,7 @@ def compare(
         if figures["seconds"] > patience > 0:
             rows[name]["memory_failed"] = f"a call takes more than {patience:g} s, and three are needed"
         else:
-            rows[name] |= peak_row(name, losses[name], batch)
+            rows[name] |= peak_row(name, losses[name], batch, apart)
     return list(rows.values())
 
 

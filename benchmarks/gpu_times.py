@@ -131,7 +131,8 @@ def _measure(session: Session, section: str, cells: list[Cell]) -> None:
         shape = (cell.rows, cell.rows, cell.width)
         peers = [PEERS[name] for name in cell.peers]
         try:
-            rows = compare(cases()[cell.case], shape, plan.device, cell.dtype, peers, plan.repeat, plan.patience)
+            case = cases()[cell.case]
+            rows = compare(case, shape, plan.device, cell.dtype, peers, plan.repeat, plan.patience, apart=False)
         except Exception as error:
             session.add(section, {"broken": brief(error), "cell": cell._asdict()}, f"broken: {cell}: {brief(error)}")
             continue

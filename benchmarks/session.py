@@ -59,7 +59,7 @@ DRY = Plan(
     elementwise=(24, 24, 16),
     probes=((24, 30, 16), (21, 13, 10)),
     repeat=2,
-    patience=0.1,
+    patience=5.0,
 )
 
 
