@@ -13,26 +13,25 @@ from .matched import (
 )
 from .matrix import pairwise_score
 from .modules import InfoNCELoss, PPCLLoss
-from .objectives import OBJECTIVES, Objective, pointwise
+from .objectives import OBJECTIVES, Objective, pointwise_objective, register_objective
 from .pairs import PairStats
-from .scores import SCORES, Elementwise, Factor, Score
+from .scores import SCORES, Elementwise, Factor, Score, register_score
 from .search import pairwise_rerank, pairwise_topk, score_blocks
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Score",
-    "Factor",
-    "Elementwise",
-    "pointwise",
-    "Objective",
     "OBJECTIVES",
     "SCORES",
+    "Elementwise",
+    "Factor",
     "Gaussian",
     "Inclusion",
     "InfoNCELoss",
+    "Objective",
     "PPCLLoss",
     "PairStats",
+    "Score",
     "Vib",
     "hierarchical_inclusion_loss",
     "inclusion_loss",
@@ -44,7 +43,10 @@ __all__ = [
     "pairwise_rerank",
     "pairwise_score",
     "pairwise_topk",
+    "pointwise_objective",
     "ppcl_loss",
+    "register_objective",
+    "register_score",
     "score_blocks",
     "vib_loss",
 ]

@@ -54,7 +54,7 @@ def pairwise_loss(
             variance (`dot`). Normalise the means yourself.
         score: a name in `SCORES` or a `Score` of your own, higher is more alike; options of the named score follow as keywords
             (`convention`).
-        objective: a name in `OBJECTIVES` or an `Objective` of your own (`objectives.pointwise` makes one of a formula).
+        objective: a name in `OBJECTIVES` or an `Objective` of your own (`pointwise_objective` makes one of a formula).
         scale, bias: floats or 0-d tensors, which learn if they require grad.
         x_id, y_id: integers [N], [M], both or neither. Equal: positive; different: negative; negative id on either side:
             the pair is left out. By default row i of x belongs to row i of y alone.

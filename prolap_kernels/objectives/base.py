@@ -50,7 +50,26 @@ class Objective:
     launchers: dict[str, Callable[..., None]] = field(default_factory=dict, compare=False, repr=False)
 
 
-def pointwise(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
+OBJECTIVES: dict[str, Objective] = {}
+"""What `objective=` may name."""
+NAMED: dict[str, Objective] = {}
+"""What raw ops find by name: the objectives above, and objects that were handed in, under names that no other has."""
+
+
+def register_objective(objective: Objective) -> Objective:
+    """Let `objective=` name this objective from now on; returns it.
+
+    Errors: TypeError for anything but an Objective, ValueError if another one has its name.
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
+    if OBJECTIVES.setdefault(objective.name, objective) != objective:
+        raise ValueError(f"objective must have a name of its own, got {objective.name!r}, which another one has")
+    NAMED[objective.name] = objective
+    return objective
+
+
+def pointwise_objective(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
     """An objective that adds up loss(logit [N, M], positive [N, M] bool) -> [N, M] over the counted pairs of each row.
 
     All that an objective of your own needs where every pair has a loss by itself; the gradient is derived from the formula.

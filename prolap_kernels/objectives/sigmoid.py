@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .base import Objective, Side
+from .base import Objective, Side, register_objective
 
 
 def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
@@ -34,4 +34,4 @@ def pair_gradient(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tens
     return pair(logit, positive, row, col)[1]
 
 
-SIGMOID = Objective("sigmoid", dense, dense_gradient, pair, pair_gradient)
+SIGMOID = register_objective(Objective("sigmoid", dense, dense_gradient, pair, pair_gradient))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .base import Normaliser, Objective, Side
+from .base import Normaliser, Objective, Side, register_objective
 
 
 class Totals(NamedTuple):
@@ -138,6 +138,8 @@ def pair_gradient(logit: Tensor, positive: Tensor, row: Side, col: Side) -> Tens
     return torch.where(known.number > 0, torch.where(positive, known.number * grad, grad), 1.0)
 
 
-SOFTMAX = Objective(
-    "softmax", dense, dense_gradient, pair, pair_gradient, Normaliser(empty, measure, merge, finish), averages=True
+SOFTMAX = register_objective(
+    Objective(
+        "softmax", dense, dense_gradient, pair, pair_gradient, Normaliser(empty, measure, merge, finish), averages=True
+    )
 )

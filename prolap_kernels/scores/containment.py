@@ -7,6 +7,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .base import Elementwise, Score
 from .elementwise import log, reciprocal, variance
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -34,4 +35,4 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
 
 
 ELEMENTWISE = Elementwise(variance, variance, value, gradient_x, gradient_y, logvar_x=-0.5)
-CONTAINMENT = Score("containment", formula, elementwise=ELEMENTWISE)
+CONTAINMENT = register_score(Score("containment", formula, elementwise=ELEMENTWISE))

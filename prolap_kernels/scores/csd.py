@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from .base import Factor, Score
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -17,4 +18,4 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, z.half_trace)
 
 
-CSD = Score("csd", formula, factor, factor)
+CSD = register_score(Score("csd", formula, factor, factor))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..gaussian import Gaussian, widen
 from .base import Factor, Score
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -22,4 +23,4 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(z.mean, 2 * z.half_trace - widen(z.mean).square().sum(-1))
 
 
-CSD_DISTANCE = Score("csd_distance", formula, factor_x, factor_y)
+CSD_DISTANCE = register_score(Score("csd_distance", formula, factor_x, factor_y))

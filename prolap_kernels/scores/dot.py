@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from .base import Factor, Score
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -17,4 +18,4 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, None)
 
 
-DOT = Score("dot", formula, factor, factor, uses_logvar=False)
+DOT = register_score(Score("dot", formula, factor, factor, uses_logvar=False))

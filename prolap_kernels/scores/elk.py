@@ -9,6 +9,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .base import Elementwise, Score
 from .elementwise import log, reciprocal, variance
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -35,4 +36,4 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return pull, 0.5 * yb * inverse * (pull * (xa - ya) - 1.0)
 
 
-ELK = Score("elk", formula, elementwise=Elementwise(variance, variance, value, gradient_x, gradient_y))
+ELK = register_score(Score("elk", formula, elementwise=Elementwise(variance, variance, value, gradient_x, gradient_y)))

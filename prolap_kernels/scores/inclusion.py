@@ -11,6 +11,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .base import Elementwise, Score
 from .elementwise import asinh_half_ratio, rsqrt, split_variance
+from .registry import register_score
 
 CONVENTIONS = {"exact": (0.5, 1.0), "prolip": (1.0, 4.5399929762484854e-05)}
 """(kappa, rho): `exact` is log int p^2 q - log int p q^2; `prolip`, the public loss code, has kappa = 1, rho = exp(-10)."""
@@ -103,7 +104,7 @@ def _score(name: str, convention: str) -> Score:
         split_variance, split_variance, value, gradient_x, gradient_y,
         logvar_x=-kappa, logvar_y=kappa, mean_scale=math.sqrt(rho), light=True,
     )  # fmt: skip
-    return Score(name, partial(formula, kappa=kappa, rho=rho), elementwise=elementwise)
+    return register_score(Score(name, partial(formula, kappa=kappa, rho=rho), elementwise=elementwise))
 
 
 INCLUSION = _score("inclusion", "exact")

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..gaussian import Gaussian
 from .base import Elementwise, Score
 from .elementwise import exp_excess, expm1, logvar, logvar_precision
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -28,4 +29,6 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (xa - ya) * yc, 0.5 * (expm1(xb - yb) + (xa - ya) * (xa - ya) * yc)
 
 
-KL = Score("kl", formula, elementwise=Elementwise(logvar, logvar_precision, value, gradient_x, gradient_y))
+KL = register_score(
+    Score("kl", formula, elementwise=Elementwise(logvar, logvar_precision, value, gradient_x, gradient_y))
+)

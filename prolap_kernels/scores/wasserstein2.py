@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..gaussian import Gaussian, widen
 from .base import Factor, Score
+from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -30,4 +31,4 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(point, -point.square().sum(-1))
 
 
-WASSERSTEIN2 = Score("wasserstein2", formula, factor_x, factor_y)
+WASSERSTEIN2 = register_score(Score("wasserstein2", formula, factor_x, factor_y))

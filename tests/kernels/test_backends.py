@@ -7,7 +7,7 @@ import torch
 
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_score, pairwise_loss, vib_loss
 from prolap_kernels.backends import pick_backend
-from prolap_kernels.objectives import pointwise
+from prolap_kernels.objectives import pointwise_objective
 from prolap_kernels.scores import BILINEAR, CONVENTIONS, SCORES
 from tests.kernels.common import ID_CASES, as_float64, gaussian, pair_inputs, pair_loss, value_and_grads
 from tests.tolerances import assert_as_exact_as, assert_near, assert_same, likely
@@ -143,6 +143,6 @@ def test_the_default_backend(caplog: pytest.LogCaptureFixture, monkeypatch: pyte
     assert pick_backend(None, torch.device("cpu"), torch.float32) == "chunked"
     assert pick_backend(None, torch.device("cuda"), torch.float64) == "chunked"
     assert "float64 has no fused kernels" in caplog.text
-    objective = pointwise("new", lambda logit, positive: torch.where(positive, -logit, logit).relu())
+    objective = pointwise_objective("new", lambda logit, positive: torch.where(positive, -logit, logit).relu())
     assert pick_backend(None, torch.device("cuda"), torch.float32, SCORES["csd"], objective) == "chunked"
     assert "the objective 'new' has no fused kernel" in caplog.text

@@ -6,7 +6,7 @@ encoder (its tokenizer, public weights, weight decay, synthetic inputs) is an at
 
 from __future__ import annotations
 
-from prolap.models.encoders import gpt2, htsat, roberta, tiny  # noqa: F401
+from prolap.models.encoders import gpt2, htsat, roberta, tiny
 from prolap.models.encoders.base import AUDIO, TEXT, AudioEncoder, TextEncoder, register_audio, register_text
 
 __all__ = ["AUDIO", "TEXT", "AudioEncoder", "TextEncoder", "register_audio", "register_text"]

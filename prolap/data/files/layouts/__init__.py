@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prolap.data.files.layouts import aac, audiocaps, clotho, folder, manifest, scenes, wds  # noqa: F401
+from prolap.data.files.layouts import aac, audiocaps, clotho, folder, manifest, scenes, wds
 from prolap.data.files.layouts.base import LAYOUTS, Layout, Part, register
 
 __all__ = ["LAYOUTS", "Layout", "Part", "register"]
