@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ class Recipe(NamedTuple):
     scripts: list[str]
     commands: list[str]
     file: str
+    homes: list[str]
+    """Modules beside the file that it imports public names from, where it stands in the package."""
     registry: str
     line: str
 
@@ -45,12 +48,13 @@ def _recipe(section: str) -> Recipe:
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", section, flags=re.M | re.S)
     code = [text for kind, text in blocks if kind == "python"]
     module = re.match(r"# (\w+)\.py\n", code[0])
-    inside = re.search(r"In the package: `(\S+)`, and in `(\S+)`", section)
+    inside = re.search(r"In the package: `(\S+)`(.*), and in `(\S+)`", section)
     assert module, section
     assert inside, section
     commands = [line for kind, text in blocks if kind == "sh" for line in text.splitlines()]
     (line,) = [text.strip() for kind, text in blocks if kind == "text"]
-    return Recipe(section.splitlines()[0], module[1], code[0], code[1:], commands, inside[1], inside[2], line)
+    homes = re.findall(r"`(\.\w+)`", inside[2])
+    return Recipe(section.splitlines()[0], module[1], code[0], code[1:], commands, inside[1], homes, inside[3], line)
 
 
 @pytest.fixture
@@ -89,6 +93,21 @@ def test_a_file_outside_the_packages_is_enough(recipe: Recipe, folder: Path) -> 
             call(["-m", "prolap", "train", "--resume", run], folder)
 
 
+def inside(recipe: Recipe) -> str:
+    """The source with public names of the package imported from the modules beside it."""
+    room = recipe.file.rpartition("/")[0].replace("/", ".")
+
+    def imports(match: re.Match[str]) -> str:
+        home = {name: home for home in recipe.homes for name in vars(import_module(home, room))}
+        return "\n".join(f"from {home[name]} import {name}" for name in match[1].split(", "))
+
+    return (
+        re.sub(r"^from prolap_kernels import (.+)$", imports, recipe.source, flags=re.M)
+        if recipe.homes
+        else recipe.source
+    )
+
+
 @pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.title)
 def test_in_the_package_it_is_one_file_and_one_line(
     recipe: Recipe, folder: Path, tmp_path_factory: pytest.TempPathFactory
@@ -97,7 +116,7 @@ def test_in_the_package_it_is_one_file_and_one_line(
     for package in ("prolap", "prolap_kernels"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     assert not (copy / recipe.file).exists(), f"{recipe.file} of the page is there already"
-    (copy / recipe.file).write_text(recipe.source)
+    (copy / recipe.file).write_text(inside(recipe))
     registry = (copy / recipe.registry).read_text().splitlines()
     last = max(number for number, text in enumerate(registry) if text.startswith("from "))
     start = next(

@@ -29,7 +29,12 @@ class Range:
     """The values that an option may have, as part of its type: `Annotated[int, Range(...)]`."""
 
     contains: Callable[[Any], bool]
-    text: str
+    text: str | Callable[[], str]
+
+
+def one_of(names: Collection[str]) -> Range:
+    """A name in a registry, to which plug-ins may add."""
+    return Range(lambda name: name in names, lambda: f"one of {', '.join(names)}")
 
 
 Count = Annotated[int, Range(lambda value: value >= 1, "of 1 or more")]
@@ -117,7 +122,8 @@ def describe(hint: Any) -> str:
     """What a type wants, for error messages."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return f"{describe(inner[0])} {inner[1].text}"
+        text = inner[1].text
+        return f"{describe(inner[0])} {text}" if isinstance(text, str) else text()
     if origin is Literal:
         return f"one of {', '.join(inner)}"
     if origin in (Union, types.UnionType):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from prolap.config.options import one_of
 from prolap.training.terms.base import Logit, PairTerm, TermConfig
 from prolap.training.views import Views, pair_ids, sum_over_pairs
 from prolap_kernels import OBJECTIVES, pairwise_loss
@@ -19,8 +20,8 @@ class PairsConfig(TermConfig):
 
     weight: float = 1.0
     """Weight in the total loss."""
-    objective: Literal["sigmoid", "softmax"] = "sigmoid"
-    """What scores become: sigmoid (PPCL, SigLIP) or softmax (InfoNCE, CLAP)."""
+    objective: Annotated[str, one_of(OBJECTIVES)] = "sigmoid"
+    """What scores become: sigmoid (PPCL, SigLIP), softmax (InfoNCE, CLAP), or another name in prolap_kernels.OBJECTIVES."""
 
 
 class Pairs(PairTerm):
