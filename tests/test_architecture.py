@@ -53,8 +53,12 @@ REGISTRIES = {
     "prolap/models/encoders/": ("prolap.models.encoders.AUDIO", "prolap.models.encoders.TEXT"),
     "prolap/training/terms/": "prolap.training.terms.TERMS",
     "prolap/data/files/layouts/": "prolap.data.files.layouts.LAYOUTS",
+    "prolap/data/features.py": "prolap.data.features.FEATURES",
+    "prolap/models/heads.py": "prolap.models.heads.MEAN_HEADS",
+    "prolap/models/tokenizers.py": "prolap.models.tokenizers.TOKENIZERS",
+    "prolap/weights/importers/": "prolap.weights.importers.FORMATS",
 }
-"""The room of a registry -> where its entries are: outside that room nobody compares with the name of an entry."""
+"""The room or file of a registry -> where its entries are: outside that room nobody compares with the name of an entry."""
 
 
 def relative(path: Path) -> str:
@@ -236,7 +240,7 @@ def test_nobody_compares_with_the_name_of_another_rooms_entry(room: str) -> None
         if name.startswith((room, "benchmarks/", "prolap_kernels/compat/", "prolap/config/presets/")):
             continue
         for text, line in compared(path).items():
-            if text in entries(room):
+            if text in entries(room) and text not in PACKAGES:
                 wrong.append(f"{name}:{line} compares with {text!r}")
     assert not wrong, "\n".join(wrong)
 
@@ -263,3 +267,24 @@ def test_pages_name_only_what_exists(page: Path) -> None:
         if not (page.parent / link).exists():
             wrong.append(f"link to {link}")
     assert not wrong, f"{relative(page)} names {wrong}"
+
+
+def test_the_tree_of_the_architecture_page_is_that_of_the_packages() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    figure = page.partition("## Rooms\n")[2].partition("```text\n")[2].partition("```")[0]
+    drawn, folders = set(), [""]
+    for line in figure.splitlines():
+        indent, names = (len(line) - len(line.lstrip())) // 2, re.split(r"\s{2,}", line.strip())[0].split()
+        for name in names:
+            path = folders[indent] + name
+            assert (ROOT / path).exists(), f"the page draws {path}"
+            drawn.add(path.rstrip("/"))
+        folders[indent + 1 :] = [folders[indent] + names[0]]
+    for package in ("prolap_kernels", "prolap"):
+        rooms = {
+            relative(path)
+            for path in (ROOT / package).iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        missing = rooms - drawn - {f"{package}/__init__.py", f"{package}/__main__.py"}
+        assert not missing, f"the page leaves out {sorted(missing)}"

@@ -18,7 +18,7 @@ class ModelConfig:
     """Name in prolap.models.encoders.TEXT."""
     mean_head: str = "mlp"
     """Name in prolap.models.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
-    text_pool: Literal["mask", "msclap"] = "mask"
+    text_pool: Literal["end", "count"] = "end"
     """GPT-2 is read at its end token, or where MS-CLAP reads it: at the number of ids that are not 0, less one, which is another
     place for captions with a "!", GPT-2's id 0."""
     tokenizer: str | None = None

@@ -21,8 +21,8 @@ class GPT2(TextEncoder):
     """Reads int64 tokens [B, L] that end with <|endoftext|> (50256); what comes after it is padding.
 
     The padding is 0, which is also the id of "!", so the length of a caption is where its end token stands. The features
-    are the last layer's at the end token (`text_pool` "mask"), or, as MS-CLAP's public code takes them, at the number of ids
-    that are not 0, less one ("msclap"): the same place unless the caption holds a "!" of its own. The model is causal, so
+    are the last layer's at the end token (`text_pool` "end"), or, as MS-CLAP's public code takes them, at the number of ids
+    that are not 0, less one ("count"): the same place unless the caption holds a "!" of its own. The model is causal, so
     padding reaches nothing that is read.
 
     A masked token's embedding becomes a learned one and keeps its position ("substitute"; our reading: ProLIP replaces
@@ -41,7 +41,7 @@ class GPT2(TextEncoder):
         package, (width, layers, heads, positions) = transformers(), self.size
         if config.model.max_tokens > positions:
             raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {positions} for GPT-2.")
-        self.width, self.quirk = width, config.model.text_pool == "msclap"
+        self.width, self.quirk = width, config.model.text_pool == "count"
         dropout = config.model.dropout
         self.base = package.GPT2Model(
             package.GPT2Config(
