@@ -1,4 +1,4 @@
-"""Entries by name: encoders, layouts of data sets. A module of a user's own may add more."""
+"""Entries by name: encoders, terms of the loss, layouts of data sets. A user's own module may add more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weighted terms of the training loss. A new one is a file here, or in a plug-in, and one line below or `@register`."""
+"""The weighted terms of the training loss: a new one is a file here and one line below, or a plug-in."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ from prolap.training.terms.base import (
     register,
     trains_uncertainty,
 )
-from prolap.training.terms.cross_inclusion import CrossInclusion
-from prolap.training.terms.hierarchy import Hierarchy
-from prolap.training.terms.masked_pairs import MaskedPairs
-from prolap.training.terms.pairs import Pairs
-from prolap.training.terms.repulsion import Repulsion
-from prolap.training.terms.vib import VariationalBottleneck
 
-register(Pairs)
-register(MaskedPairs)
-register(CrossInclusion)
-register(Hierarchy)
-register(VariationalBottleneck)
-register(Repulsion)
+# a line for each file, in the order of summation, which decides the last bits of the loss
+# isort: off
+from prolap.training.terms import pairs
+from prolap.training.terms import masked_pairs
+from prolap.training.terms import cross_inclusion
+from prolap.training.terms import hierarchy
+from prolap.training.terms import vib
+from prolap.training.terms import repulsion
+# isort: on
 
 __all__ = [
     "TERMS",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache, partial
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,9 +56,6 @@ class Term:
     def uses_logvar(self, config: Any, score: str) -> bool:
         """Whether it looks at log-variances; `score` is the model's."""
         return True
-
-
-AnyTerm = TypeVar("AnyTerm", bound=Term)
 
 
 class PairTerm(Term):
@@ -127,12 +124,8 @@ class Levels:
         return rows.rows(self.views.partner) if level == PARTNER and self.views.partner is not None else rows
 
 
-TERMS: Registry[Term] = Registry("loss")
-"""All terms by name, which is also their section under `loss`."""
-
-
-def register(term: type[AnyTerm]) -> type[AnyTerm]:
-    """A decorator: let a section of `loss` weigh this term. Errors: ValueError that says what the class lacks."""
+def _checked(term: type[Term]) -> Term:
+    """A term of this class. Errors: ValueError that says what the class lacks."""
     name: Any = getattr(term, "name", None)
     config: Any = getattr(term, "config", None)
     if not isinstance(name, str) or not name.isidentifier():
@@ -149,12 +142,16 @@ def register(term: type[AnyTerm]) -> type[AnyTerm]:
         raise ValueError(
             f"{term.__name__}.needs_masks: got {term.needs_masks!r}, want a tuple of names in {MODALITIES}."
         )
-    TERMS.add(name, term())
-    return term
+    return term()
+
+
+TERMS: Registry[Term] = Registry("loss", _checked)
+"""All terms by name, which is also their section under `loss`; the loss sums them in this order."""
+register = TERMS.register
 
 
 def loss_config(**terms: Any) -> Any:
-    """The section `loss` of a configuration: the options of every registered term, by default where none are handed in."""
+    """The section `loss` of a configuration: the options of every registered term, its defaults unless `terms` has others."""
     return _loss_class(tuple(TERMS.values()))(**terms)
 
 
@@ -193,8 +190,8 @@ def mixes(share: float, loss: Any) -> bool:
         return False
     for name, options in active.items():
         if TERMS[name].refuses_mixtures:
-            why = TERMS[name].refuses_mixtures
-            raise ConfigError(f"loss.{name}.weight: got {options.weight} with mix.share {share}, want 0: {why}.")
+            reason = TERMS[name].refuses_mixtures
+            raise ConfigError(f"loss.{name}.weight: got {options.weight} with mix.share {share}, want 0: {reason}.")
     return True
 
 
@@ -204,10 +201,13 @@ def trains_uncertainty(loss: Any, score: str) -> bool:
 
 
 def all_terms(views: Views, loss: Any, logit: Logit) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Unweighted terms that count, and the share of saturated rows of the inclusion terms, by name; matched rows in one call."""
+    """By name: the unweighted terms that count, and the share of saturated rows of the inclusion terms.
+
+    All terms over matched rows are one kernel call.
+    """
     active = active_terms(loss)
-    together = {name: (term, active[name]) for name in active if isinstance(term := TERMS[name], MatchedTerm)}
-    matched, saturated = _matched(views, together)
+    matched_terms = {name: (term, active[name]) for name in active if isinstance(term := TERMS[name], MatchedTerm)}
+    matched, saturated = _matched(views, matched_terms)
     losses = {
         name: matched[name] if name in matched else TERMS[name].loss(views, options, logit)
         for name, options in active.items()
@@ -217,13 +217,13 @@ def all_terms(views: Views, loss: Any, logit: Logit) -> tuple[dict[str, Tensor],
 
 def _matched(views: Views, terms: Mapping[str, tuple[MatchedTerm, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     levels = Levels(views)
-    listed = {name: term.entries(levels, options) for name, (term, options) in terms.items()}
-    flat = [entry for entries in listed.values() for entry in entries]
-    if not flat:
+    entries_of = {name: term.entries(levels, options) for name, (term, options) in terms.items()}
+    every_entry = [entry for entries in entries_of.values() for entry in entries]
+    if not every_entry:
         return {}, {}
-    values, shares = matched_losses(levels.gaussians(), flat, stats=True)
+    values, shares = matched_losses(levels.gaussians(), every_entry, stats=True)
     losses, saturated, start = {}, {}, 0
-    for name, entries in listed.items():
+    for name, entries in entries_of.items():
         part = slice(start, start + len(entries))
         start = part.stop
         losses[name] = values[part.start] if len(entries) == 1 else torch.stack(values[part]).mean()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prolap.training.terms.base import InclusionConfig, Levels, MatchedTerm
+from prolap.training.terms.base import InclusionConfig, Levels, MatchedTerm, register
 from prolap_kernels import Inclusion, Vib
 
 
+@register
 class CrossInclusion(MatchedTerm):
     """Inclusion loss of matched rows, audio in text.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from prolap.training.terms.base import PARTNER, InclusionConfig, Levels, MatchedTerm
+from prolap.training.terms.base import PARTNER, InclusionConfig, Levels, MatchedTerm, register
 from prolap.training.views import MODALITIES
 from prolap_kernels import Inclusion, Vib
 
 
+@register
 class Hierarchy(MatchedTerm):
     """What is masked less lies inside what is masked more: mean over the links of Z0, Z1, ... of each modality.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prolap.training.terms.base import Logit, PairTerm, TermConfig
+from prolap.training.terms.base import Logit, PairTerm, TermConfig, register
 from prolap.training.views import MODALITIES, Views, against_other, mean
 from prolap_kernels import pairwise_loss
 
@@ -21,6 +21,7 @@ class MaskedPairsConfig(TermConfig):
     """How alike a masked copy and the other side are; None takes `model.score`."""
 
 
+@register
 class MaskedPairs(PairTerm):
     """Masked copies against the other modality unmasked, positives and negatives as those of the rows they were made of.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prolap.config.options import one_of
-from prolap.training.terms.base import Logit, PairTerm, TermConfig
+from prolap.training.terms.base import Logit, PairTerm, TermConfig, register
 from prolap.training.views import Views, pair_ids, sum_over_pairs
 from prolap_kernels import OBJECTIVES, pairwise_loss
 
@@ -24,11 +24,12 @@ class PairsConfig(TermConfig):
     """What scores become: sigmoid (PPCL, SigLIP), softmax (InfoNCE, CLAP), or another name in prolap_kernels.OBJECTIVES."""
 
 
+@register
 class Pairs(PairTerm):
     """Loss of all clips and captions of the batch (score times objective), divided by the clips that count.
 
-    Shared captions as in `prolap.training.views.pair_ids`; where an objective is a sum over pairs, the columns of "positive"
-    are summed with their weights. One that averages (softmax) has no bias.
+    `prolap.training.views.pair_ids` says which captions are positive for several clips. An objective that is a sum over pairs
+    sums the columns of these ids with their weights; one that averages (softmax) has one column, and no bias.
     """
 
     name = "pairs"

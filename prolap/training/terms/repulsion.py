@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prolap.training.terms.base import Logit, PairTerm, TermConfig
+from prolap.training.terms.base import Logit, PairTerm, TermConfig, register
 from prolap.training.views import MODALITIES, Views, against_other, mean, pair_ids
 from prolap_kernels import mask_repulsive_loss
 
@@ -23,12 +23,13 @@ class RepulsionConfig(TermConfig):
     """The other modality unmasked, the same modality unmasked, or masked ones of the same level."""
 
 
+@register
 class Repulsion(PairTerm):
     """Masked embeddings against those of other samples: sum over pairs of -log sigmoid(-logit), over the masked rows.
 
-    Our reading, all of it but the idea. `partner` says who the others are; "cross" the other modality unmasked, "same" the same
+    Our reading, all of it but the idea. `partner` says who the others are: "cross" the other modality unmasked, "same" the same
     modality unmasked, "level" the masked ones of the same level (mean over levels). A sample is never repelled from
-    its own rows, nor, unless shared captions are kept as negatives, from captions that hold for it. Mean of both
+    its own rows, nor from captions that hold for it, unless `shared_captions` keeps these as negatives. Mean of both
     modalities.
     """
 
@@ -41,8 +42,8 @@ class Repulsion(PairTerm):
     def loss(self, views: Views, config: RepulsionConfig, logit: Logit) -> Tensor:
         if views.partner is not None:
             raise ValueError(f"repulsion: got mixtures, want masked copies; {self.refuses_mixtures}.")
-        own = self.logit(config, logit)
-        return mean([_repel(views, modality, config.partner, own) for modality in self.needs_masks])
+        logit = self.logit(config, logit)
+        return mean([_repel(views, modality, config.partner, logit) for modality in self.needs_masks])
 
 
 def _repel(views: Views, modality: str, partner: str, logit: Logit) -> Tensor | None:

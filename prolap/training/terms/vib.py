@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prolap.training.terms.base import Levels, MatchedTerm, TermConfig
+from prolap.training.terms.base import Levels, MatchedTerm, TermConfig, register
 from prolap.training.views import MODALITIES
 from prolap_kernels import Inclusion, Vib
 
@@ -18,6 +18,7 @@ class VibConfig(TermConfig):
     """`exact` is the formula as derived, `prolip` what ProLIP's public code computes."""
 
 
+@register
 class VariationalBottleneck(MatchedTerm):
     """KL(Z || N(0, I)), mean over rows and dimensions; our reading: the mean of both modalities, without masked or mixed rows."""
 
