@@ -80,7 +80,7 @@ def _checked(arguments: argparse.Namespace, config: BaseConfig) -> Iterator[Find
     """The findings of each split of each part of the data, one after the other."""
     from prolap.data.files.check import check_split
     from prolap.data.union import parse
-    from prolap.utils.progress import data_progress
+    from prolap.utils.progress import silent
 
     parts = parse(arguments.spec)
     if not all(part.layout.recorded for part in parts):
@@ -96,7 +96,7 @@ def _checked(arguments: argparse.Namespace, config: BaseConfig) -> Iterator[Find
                     raise
                 print(f"{part.name(split)}: left out ({error})")
                 continue
-            yield check_split(rows, part.name(split), config, count_tokens, data_progress(not arguments.quiet))
+            yield check_split(rows, part.name(split), config, count_tokens, silent if arguments.quiet else None)
 
 
 def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int] | None]:

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from prolap.data import open_data
     from prolap.evaluation.report import assess
     from prolap.utils import environment
-    from prolap.utils.progress import Clock, data_progress, shown
+    from prolap.utils.progress import Clock, shown, silent
     from prolap.weights.checkpoint import load_model, model_of, read, resolve
 
     clock, progress = Clock(), not arguments.quiet
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.data:
         config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
     with asking_for_plugins(model.config.plugins):
-        data = open_data(config, arguments.split, data_progress(progress))
+        data = open_data(config, arguments.split, None if progress else silent)
     path = arguments.out or arguments.run / "metrics.json"
     log = arguments.run / "train.jsonl"
     with shown(progress):

@@ -47,14 +47,14 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
     """
     from prolap.data import open_data
     from prolap.evaluation.report import assess
-    from prolap.utils.progress import Clock, data_progress, shown
+    from prolap.utils.progress import Clock, shown, silent
     from prolap.weights.checkpoint import load_model
 
     clock, folder = Clock(), Path(config.run)
     _announce("Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)")
     with clock.phase("render"):
         for split in ("train", "dev", "test"):
-            data = open_data(config, split, data_progress(progress))
+            data = open_data(config, split, None if progress else silent)
     model_config, baseline_config = replace(config, run=f"{config.run}/model"), baseline_of(config)
     for each, text in ((model_config, "Training ProLAP"), (baseline_config, "Training its deterministic baseline")):
         _announce(text)

@@ -61,12 +61,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _help(file: str | None, rest: list[str]) -> int:
     """Print all options, with the defaults of the preset and file that are named, if any are."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise ImportError("the list of options needs the package tyro: pip install prolap[train]") from error
     from prolap.training.config import Config, load_config
+    from prolap.utils.environment import optional
 
+    tyro = optional("tyro", "the list of options needs the package tyro")
     try:
         tyro.cli(
             Config,

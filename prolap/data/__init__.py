@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 
 from prolap.config import BaseConfig
-from prolap.data.cache import Progress
 from prolap.data.dataset import AudioTextData, Caption, Split
 from prolap.data.files.layouts import Part
 from prolap.data.files.overlap import Sound, common, report
 from prolap.data.files.recordings import RecordingData
 from prolap.data.union import WeightedUnion, parse
+from prolap.utils.progress import Progress
 
 __all__ = ["AudioTextData", "Caption", "open_data", "parse", "parts_of"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prolap.data.files.tar import Member
+from prolap.utils.environment import optional
 
 Source = str | Path | Member
 """A file of its own, or one in a tar archive."""
@@ -38,19 +38,10 @@ class Info(NamedTuple):
         return self.samples / self.sample_rate
 
 
-def _soundfile() -> ModuleType:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ModuleNotFoundError("reading audio files needs soundfile and soxr: pip install prolap[train]") from error
-    module: ModuleType = soundfile
-    return module
-
-
 @contextlib.contextmanager
 def _opened(path: Source) -> Iterator[Any]:
     """A soundfile.SoundFile; whatever goes wrong with it is an AudioError."""
-    soundfile = _soundfile()
+    soundfile = optional("soundfile", "reading audio files needs soundfile and soxr")
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(path.open()) if isinstance(path, Member) else str(path)
@@ -97,10 +88,7 @@ def resample(waveform: Tensor, rate: int, sample_rate: int) -> Tensor:
     """
     if rate == sample_rate:
         return waveform
-    try:
-        import soxr
-    except ImportError as error:
-        raise ModuleNotFoundError("resampling needs soxr: pip install prolap[train]") from error
+    soxr = optional("soxr", "resampling needs soxr")
     out = np.ascontiguousarray(soxr.resample(waveform.numpy(), rate, sample_rate), dtype=np.float32)
     if not out.size:
         raise AudioError(f"{waveform.numel()} samples at {rate} Hz are shorter than one sample at {sample_rate} Hz")

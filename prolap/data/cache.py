@@ -6,8 +6,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ from prolap.data.files.tar import Member
 from prolap.utils.files import atomic
 
 log = logging.getLogger(__name__)
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
 
 
 def folder(cache: str | None) -> Path:
@@ -40,26 +37,6 @@ def key(**facts: object) -> str:
     """Sixteen hexadecimal digits that stand for all the facts a file depends on."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-@contextmanager
-def reporter(progress: Progress | None) -> Iterator[Progress]:
-    """The callback itself, or a bar in the terminal if it is None."""
-    if progress is not None:
-        yield progress
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
-
-        yield show
 
 
 def stamp(source: audio.Source) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 from prolap.evaluation.captions import LEVELS
 from prolap.evaluation.protocol import Evidence
 from prolap.evaluation.traversal import Walk
+from prolap.utils.environment import optional
 
 _LEVEL_NAMES = ("0 general", "1", "2", "3 specific")
 _COLOURS = ("#d1495b", "#edae49", "#66a182", "#2e4057")
@@ -24,13 +25,8 @@ UNIT = "uncertainty u (mean log-variance, nats)"
 
 
 def _figure(columns: int = 1, width: float = 6.4, height: float = 4.2) -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:  # pragma: no cover
-        raise ImportError("Plots need matplotlib: pip install prolap[train]") from error
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    kind = optional("matplotlib.figure", "plots need matplotlib").Figure
+    figure = kind(figsize=(width * columns, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -105,11 +105,7 @@ def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
 
 def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console: Any = None) -> None:
     """Print retrieval of model and baseline, also on unseen source sets, and each claim passed, failed or not measured."""
-    try:
-        from rich.console import Console
-    except ImportError as error:  # pragma: no cover
-        raise ImportError("The report needs rich: pip install prolap[train]") from error
-    console = console or Console()
+    console = console or environment.optional("rich.console", "the report needs rich").Console()
     console.print(_retrieval_table(metrics["retrieval"], (metrics.get("baseline") or {}).get("retrieval") or {}))
     comparison = (metrics.get("comparison") or {}).get("retrieval") or {}
     for name, row in comparison.items():

@@ -6,13 +6,13 @@ with a reason.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from types import ModuleType
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prolap.utils.environment import optional
 from prolap.utils.seeding import numpy_generator
 
 Array = NDArray[np.float64]
@@ -29,14 +29,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def scipy_stats() -> ModuleType:
-    """scipy.stats, imported late."""
-    try:
-        from scipy import stats
-    except ImportError as error:  # pragma: no cover
-        raise ImportError("The evaluation needs scipy: pip install prolap[train]") from error
-    module: ModuleType = stats
-    return module
+_scipy_stats = partial(optional, "scipy.stats", "the evaluation needs scipy")
 
 
 def _vector(name: str, values: ArrayLike) -> Array:
@@ -111,14 +104,14 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
         raise ValueError(f"x has {len(a)} values and y {len(b)}; both must be equally many.")
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(scipy_stats().spearmanr(a, b).statistic)
+    return float(_scipy_stats().spearmanr(a, b).statistic)
 
 
 def spearman_difference(
     x: ArrayLike, y: ArrayLike, control: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
     """spearman(x, y) - spearman(x, control), samples resampled together; ranks are taken once, on the whole sample."""
-    rank = scipy_stats().rankdata
+    rank = _scipy_stats().rankdata
     a, b, c = (_standard(rank(_vector(name, v))) for name, v in (("x", x), ("y", y), ("control", control)))
     if not len(a) == len(b) == len(c):
         raise ValueError(f"x, y and control have {len(a)}, {len(b)} and {len(c)} values; they must be equally many.")
@@ -158,7 +151,7 @@ def partial_within(x: ArrayLike, y: ArrayLike, groups: ArrayLike) -> float:
     The same as the partial rank correlation given a dummy variable per group, so any effect of the group, monotone or
     not, is gone. NaN where x or y does not vary inside any group.
     """
-    rank = scipy_stats().rankdata
+    rank = _scipy_stats().rankdata
     a, b = rank(_vector("x", x)), rank(_vector("y", y))
     _, code = np.unique(_vector("groups", groups), return_inverse=True)
     if not len(a) == len(b) == len(code):

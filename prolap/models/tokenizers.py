@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,11 @@ from torch import Tensor
 
 from prolap.config import ModelConfig
 from prolap.config.options import ConfigError
+from prolap.utils.environment import optional
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _GPT2_FILES = ("encoder.json", "vocab.bpe")
+_package = partial(optional, "tokenizers", "this tokenizer needs the package tokenizers")
 
 
 class Tokenizer(ABC):
@@ -36,7 +38,12 @@ class Tokenizer(ABC):
     pad: ClassVar[int] = 0
     synthetic_size: ClassVar[int]
     """Different tokens of a usual one, for synthetic batches."""
-    max_tokens: int
+
+    def __init__(self, max_tokens: int) -> None:
+        least = 2 if self.start is None else 3
+        if max_tokens < least:
+            raise ValueError(f"max_tokens: got {max_tokens}, want at least {least}.")
+        self.max_tokens = max_tokens
 
     @abstractmethod
     def ids(self, text: str) -> list[int]:
@@ -90,9 +97,7 @@ class WordVocabulary(Tokenizer):
     def __init__(self, known: Sequence[str], max_tokens: int = 65) -> None:
         if len(set(known)) != len(known):
             raise ValueError("known: a word occurs twice in the vocabulary; want every word once.")
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens: got {max_tokens}, want at least 2.")
-        self.max_tokens = max_tokens
+        super().__init__(max_tokens)
         self._words = (*self.special, *known)
         self._ids = {word: number for number, word in enumerate(self._words)}
 
@@ -106,14 +111,6 @@ class WordVocabulary(Tokenizer):
 
     def __len__(self) -> int:
         return len(self._words)
-
-    def __contains__(self, word: str) -> bool:
-        return word in self._ids
-
-    def decode(self, tokens: Tensor) -> list[str]:
-        """Tokens [B, L] back as text, up to the end token of each row; unknown words read `<unknown>`."""
-        rows = [row[: row.index(self.end)] if self.end in row else row for row in tokens.tolist()]
-        return [" ".join(self._words[token] for token in row if token != self.pad) for row in rows]
 
     def to_json(self) -> str:
         known = self._words[len(self.special) :]
@@ -129,11 +126,10 @@ class WordVocabulary(Tokenizer):
         return cls.build(texts, max_tokens=max(2, config.max_tokens))
 
     @classmethod
-    def build(cls, texts: Iterable[str], min_count: int = 1, max_tokens: int = 65) -> WordVocabulary:
-        """Every word that occurs `min_count` times or more, most frequent first, equally frequent ones by letters."""
+    def build(cls, texts: Iterable[str], max_tokens: int = 65) -> WordVocabulary:
+        """Every word that occurs, most frequent first, equally frequent ones by letters."""
         counts = Counter(word for text in texts for word in cls.words(text))
-        kept = [word for word, count in counts.items() if count >= min_count]
-        return cls(sorted(kept, key=lambda word: (-counts[word], word)), max_tokens)
+        return cls(sorted(counts, key=lambda word: (-counts[word], word)), max_tokens)
 
 
 class GPT2Tokenizer(Tokenizer):
@@ -146,9 +142,7 @@ class GPT2Tokenizer(Tokenizer):
     kind, pad, space, end, synthetic_size = "gpt2", 0, 220, 50_256, 50_257
 
     def __init__(self, max_tokens: int = 77) -> None:
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens: got {max_tokens}, want at least 2.")
-        self.max_tokens = max_tokens
+        super().__init__(max_tokens)
         self._bpe  # noqa: B018  a missing package is said here and not in a worker
 
     @cached_property
@@ -188,9 +182,8 @@ class RobertaTokenizer(Tokenizer):
     kind, start, pad, end, synthetic_size = "roberta", 0, 1, 2, 50_265
 
     def __init__(self, definition: str, max_tokens: int = 77) -> None:
-        if max_tokens < 3:
-            raise ValueError(f"max_tokens: got {max_tokens}, want at least 3.")
-        self.definition, self.max_tokens = definition, max_tokens
+        super().__init__(max_tokens)
+        self.definition = definition
         special = {token: self._bpe.token_to_id(token) for token in ("<s>", "<pad>", "</s>")}
         expected = {"<s>": self.start, "<pad>": self.pad, "</s>": self.end}
         if special != expected:
@@ -259,14 +252,6 @@ def from_json(text: str) -> Tokenizer:
     if kind not in TOKENIZERS:
         raise ValueError(f"text: got a tokenizer of kind {kind!r}, want one of {', '.join(TOKENIZERS)}.")
     return TOKENIZERS[kind].from_content(content)
-
-
-def _package() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ModuleNotFoundError("this tokenizer needs the package tokenizers: pip install prolap[train]") from error
-    return tokenizers
 
 
 def _byte_level(vocabulary: str, merges: str) -> Any:

@@ -13,6 +13,7 @@ from prolap.data.batch import Batch
 from prolap.data.dataset import AudioTextData
 from prolap.models.model import ProLAP
 from prolap.training.memory import PHASES
+from prolap.utils.environment import optional
 from prolap.utils.files import sync, write_text
 
 TIMING = ("clips_per_second", "data_wait_share", "seconds", *(f"memory/{phase}" for phase in PHASES))
@@ -28,7 +29,10 @@ class Logs:
             path = run / f"{kind}.jsonl"
             keep_until(path, step)
             self._files[kind] = path.open("a", encoding="utf-8")
-        self._board = _summary_writer(run / "tensorboard", step) if tensorboard else None
+        self._board: Any = None
+        if tensorboard:
+            package = optional("torch.utils.tensorboard", "TensorBoard logs need the package tensorboard")
+            self._board = package.SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, row: Mapping[str, Any]) -> None:
         """Append a row to `<kind>.jsonl`; it has a `step`."""
@@ -54,11 +58,8 @@ class Logs:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; a last line that was cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def keep_until(path: Path, step: int) -> None:
@@ -66,14 +67,6 @@ def keep_until(path: Path, step: int) -> None:
     if path.exists():
         rows = [row for row in read(path) if row["step"] <= step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("TensorBoard logs need the package tensorboard: pip install prolap[train]") from error
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def dev_metrics(model: ProLAP, data: AudioTextData, workers: int = 0) -> dict[str, float]:

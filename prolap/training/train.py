@@ -26,7 +26,7 @@ from prolap.training.optim import Frozen, build_optimizer, learning_rates, lr_fa
 from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
 from prolap.utils import environment
-from prolap.utils.progress import Display, Meter, data_progress
+from prolap.utils.progress import Display, Meter, silent
 from prolap.utils.seeding import torch_generator
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights import initial
@@ -70,7 +70,7 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
     if not resume:
         runs.check_new(config)
     init = None if checkpoint else initial.open_init(config)
-    report_progress = data_progress(progress)
+    report_progress = None if progress else silent
     data = open_data(config, "train", report_progress)
     dev = None if config.overfit else open_data(config, "dev", report_progress)
     texts = (caption.text for i in range(len(data)) for caption in data.captions(i))

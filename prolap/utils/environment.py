@@ -1,10 +1,10 @@
-"""Where a run runs: the versions and the machine on which its bits depend."""
+"""Where a run runs: the installed packages, their versions and the machine, on which its bits depend."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,14 @@ import torch
 from prolap.utils import __version__
 
 _PACKAGES = ("torch", "torchaudio", "triton", "numpy")
+
+
+def optional(module: str, need: str, extra: str = "train") -> Any:
+    """A module that only some uses need. Errors: ModuleNotFoundError that says `need`, and how the extra is installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ModuleNotFoundError(f"{need}: pip install prolap[{extra}]") from error
 
 
 def versions(device: torch.device | str = "cpu") -> dict[str, Any]:

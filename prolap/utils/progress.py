@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -40,18 +41,29 @@ def watched(items: Iterable[T], text: str, total: int) -> Iterator[T]:
         yield from items
 
 
-def data_progress(show: bool) -> Callable[[str, int, int], None] | None:
-    """For `open_data`: None in a terminal (it draws a bar), a line for each kind of work elsewhere, or nothing."""
-    if show and sys.stderr.isatty():
-        return None
-    seen: set[str] = set()
+Progress = Callable[[str, int, int], None]
+"""Called as progress(what, done, total)."""
 
-    def report(text: str, done: int, total: int) -> None:
-        if show and text not in seen:
-            seen.add(text)
-            print(f"{text}: {total:,}", file=sys.stderr, flush=True)
 
-    return report
+def silent(what: str, done: int, total: int) -> None:
+    """A Progress that shows nothing."""
+
+
+@contextmanager
+def reporter(progress: Progress | None) -> Iterator[Progress]:
+    """The callback itself; for None a bar in a terminal, or one line for each kind of work elsewhere."""
+    if progress is not None:
+        yield progress
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = cache(lambda what, total: bar.add_task(what, total=total))
+            yield lambda what, done, total: bar.update(task(what, total), completed=done)
+    else:
+        announce = cache(lambda what, total: print(f"{what}: {total:,}", file=sys.stderr, flush=True))
+        yield lambda what, done, total: announce(what, total)
 
 
 class Clock:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from prolap.config import BaseConfig
-from prolap.data import audio, cache
+from prolap.data import audio
 from prolap.data.files.entries import NO_FILE, Row, entry
 from prolap.data.files.overlap import Common, Sound, common, duplicates
+from prolap.utils.progress import Progress, reporter
 
 SILENT = 1e-4  # peak: -80 dB of full scale
 FULL = 0.9999  # of full scale
@@ -135,11 +136,11 @@ def check_split(
     name: str,
     config: BaseConfig,
     count_tokens: Callable[[Sequence[str]], Sequence[int] | None] | None = None,
-    progress: cache.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Findings:
     """Decode and count everything of a split; `count_tokens` gives the length of captions in tokens."""
     findings, texts = Findings(name), list[str]()
-    with cache.reporter(progress) as report, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with reporter(progress) as report, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         visits = pool.map(lambda row: _visit(row, config.data.min_seconds), rows)
         for number, (row, captions, heard, unusable, broken) in enumerate(visits, 1):
             _note(findings, row, heard, unusable, broken)

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from prolap.data import audio, cache
+from prolap.data import audio
 from prolap.data.batch import LEVELS
 from prolap.utils.files import write_text
+from prolap.utils.progress import Progress, reporter
 
 THREADS = 8  # opening a file is mostly waiting for the disk
 
@@ -109,7 +110,7 @@ def entry(row: Row, shortest: float) -> Entry | str:
 
 
 def check_rows(
-    rows: Sequence[Row], name: str, shortest: float = 0.0, progress: cache.Progress | None = None
+    rows: Sequence[Row], name: str, shortest: float = 0.0, progress: Progress | None = None
 ) -> tuple[list[Entry], Report]:
     """The usable rows and a report on all of them.
 
@@ -118,7 +119,7 @@ def check_rows(
     """
     entries: list[Entry] = []
     skipped: list[Skipped] = []
-    with cache.reporter(progress) as show_progress, ThreadPoolExecutor(THREADS) as pool:
+    with reporter(progress) as show_progress, ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda row: entry(row, shortest), rows)
         for number, (row, result) in enumerate(zip(rows, results, strict=True), 1):
             if isinstance(result, Entry):

@@ -18,6 +18,7 @@ from prolap.data.batch import padded
 from prolap.data.dataset import Caption
 from prolap.data.features import make_features
 from prolap.data.files.entries import Row, check_rows
+from prolap.utils.progress import Progress
 from prolap.utils.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class RecordingData:
         seed: int = 0,
         split: str = "train",
         source: str | None = None,
-        progress: cache.Progress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """source: what the report names; None is `name`."""
         self.name = name

@@ -25,6 +25,7 @@ from prolap.data.scenes import plan as scene_plan
 from prolap.data.scenes.plan import Scene, Universe
 from prolap.data.scenes.soundfont import Bank, load_bank
 from prolap.utils.files import atomic
+from prolap.utils.progress import Progress, reporter
 from prolap.utils.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class SceneData:
     Errors: ValueError for a split without clips; ConfigError for augmentation of waveforms.
     """
 
-    def __init__(self, config: DataConfig, split: Split, progress: cache.Progress | None = None) -> None:
+    def __init__(self, config: DataConfig, split: Split, progress: Progress | None = None) -> None:
         clips = {"train": config.clips, "dev": config.dev_clips, "test": config.test_clips}[split]
         if clips < 1:
             raise ValueError(f"data.{'' if split == 'train' else split + '_'}clips must be at least 1, got {clips}")
@@ -133,7 +134,7 @@ class SceneData:
         samples = round(self.config.seconds * self.config.sample_rate)
         return len(self), self.log_mel.frames(samples), self.config.mels
 
-    def _open(self, progress: cache.Progress | None) -> NDArray[np.float16]:
+    def _open(self, progress: Progress | None) -> NDArray[np.float16]:
         """The cached log-mels [clips, frames, mels], rendered first if they are missing or damaged."""
         path = self._path()
         if path.exists():
@@ -145,7 +146,7 @@ class SceneData:
             except (OSError, ValueError) as error:
                 reason = str(error)
             log.warning("the cached log-mels %s are damaged (%s) and are rendered again", path, reason)
-        with cache.reporter(progress) as report, atomic(path) as file:
+        with reporter(progress) as report, atomic(path) as file:
             self._render(file, report)
         rendered: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         return rendered
@@ -158,7 +159,7 @@ class SceneData:
     def _one(self, i: int) -> NDArray[np.float16]:
         return self.log_mel(torch.from_numpy(self.waveform(i))).numpy().astype(np.float16)
 
-    def _render(self, file: IO[bytes], report: cache.Progress) -> None:
+    def _render(self, file: IO[bytes], report: Progress) -> None:
         """Write all clips in order; threads share the work, each clip is computed by one of them alone."""
         clips, frames, mels = self._shape()
         header = {"descr": "<f2", "fortran_order": False, "shape": (clips, frames, mels)}
@@ -177,33 +178,3 @@ class SceneData:
 
     def _chunk(self, start: int) -> NDArray[np.float16]:
         return np.stack([self._one(i) for i in range(start, min(start + CHUNK, len(self)))])
-
-
-def preview(
-    folder: str | Path,
-    clips: int = 10,
-    *,
-    config: DataConfig | None = None,
-    split: Split = "test",
-    progress: cache.Progress | None = None,
-) -> list[Path]:
-    """Write the first scenes of a split to `folder` as 000.wav, 001.wav ..., and all their captions to captions.txt.
-
-    They are the clips that the data set of the same configuration holds. Returns the paths of the WAV files.
-    """
-    import soundfile
-
-    config = config or DataConfig()
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    bank = load_bank(config, progress)
-    paths, text = [], []
-    for i, scene in enumerate(scene_plan.plan(config.seed, split, clips, Universe(bank.silent))):
-        paths.append(out / f"{i:03d}.wav")
-        wave = scene_mix.mix(scene, bank, config.seconds, config.seed, split, i)
-        soundfile.write(paths[-1], wave, config.sample_rate)
-        text.append(paths[-1].name)
-        rng = numpy_generator(config.seed, "captions", split, i)
-        text += [f"  {caption.level}  {caption.text}" for caption in scene_captions.caption_scene(scene, rng)]
-    (out / "captions.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    return paths

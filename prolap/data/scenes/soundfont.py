@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from prolap.config import DataConfig
 from prolap.data import cache
 from prolap.data.scenes.sources import SOURCES, Source
+from prolap.utils.environment import optional
 from prolap.utils.files import atomic
+from prolap.utils.progress import Progress, reporter
 
 FORMAT = 2  # part of the file name: raise it when the contents change their meaning
 SECONDS = 2.0
@@ -148,12 +150,8 @@ def single_notes(program: int | None, notes: list[tuple[int, int]], slot: int, h
 
 def _render_source(font: bytes, source: Source, sample_rate: int) -> NDArray[np.float32]:
     """[12, samples] mono float32, unscaled."""
-    try:
-        import midirenderer
-        import soundfile
-        import soxr
-    except ImportError as error:
-        raise ModuleNotFoundError(f"rendering needs {error.name}: pip install prolap[train]") from error
+    packages = ("midirenderer", "soundfile", "soxr")
+    midirenderer, soundfile, soxr = (optional(name, f"rendering needs {name}") for name in packages)
     slot = round(SECONDS * 1000)
     hold = slot - 4 if source.style == "texture" else slot * 3 // 4
     song = single_notes(source.program, source.notes(), slot, hold)
@@ -173,7 +171,7 @@ def _energy(notes: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]
     return mean.astype(np.float32)
 
 
-def render(font: bytes, sample_rate: int, progress: cache.Progress) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+def render(font: bytes, sample_rate: int, progress: Progress) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
     """Notes and energies of all sources, about 15 seconds of one CPU core."""
     samples = round(SECONDS * sample_rate)
     notes = np.zeros((len(SOURCES), 12, samples), np.int16)
@@ -210,7 +208,7 @@ def _load(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
     return None
 
 
-def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Bank:
+def load_bank(config: DataConfig, progress: Progress | None = None) -> Bank:
     """The note bank of `config.soundfont` at `config.sample_rate`, from the cache or rendered into it.
 
     Errors: FileNotFoundError or ValueError if the soundfont cannot be read or has fewer than 20 of the sources.
@@ -227,7 +225,7 @@ def load_bank(config: DataConfig, progress: cache.Progress | None = None) -> Ban
     path = cache.folder(config.cache) / f"notes-{name}.npz"
     arrays = _load(path)
     if arrays is None:
-        with cache.reporter(progress) as report:
+        with reporter(progress) as report:
             arrays = render(font, config.sample_rate, report)
         with atomic(path) as file:
             np.savez(file, notes=arrays[0], energy=arrays[1], digest=_digest(*arrays))

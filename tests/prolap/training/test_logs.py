@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prolap.training import logs
-from prolap.utils.progress import Display, Meter, data_progress
+from prolap.utils.progress import Display, Meter, reporter
 
 
 def test_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,10 +45,7 @@ def test_logs_drop_later_rows_and_a_line_cut_short(tmp_path: Path) -> None:
 
 
 def test_work_on_data_is_announced_once_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    tell, silent = data_progress(True), data_progress(False)
-    assert tell is not None
-    assert silent is not None
-    for done in (0, 600, 1200):
-        tell("rendering", done, 1200)
-        silent("rendering", done, 1200)
+    with reporter(None) as progress:
+        for done in (0, 600, 1200):
+            progress("rendering", done, 1200)
     assert capsys.readouterr().err == "rendering: 1,200\n"

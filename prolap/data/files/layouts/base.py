@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from prolap.config import DataConfig
 from prolap.data.audio import SUFFIXES
-from prolap.data.cache import Progress
 from prolap.data.dataset import AudioTextData, Split
 from prolap.data.files.entries import Row
 from prolap.data.files.recordings import RecordingData
+from prolap.utils.progress import Progress
 from prolap.utils.registry import Registry
 
 SPLIT_NAMES = {

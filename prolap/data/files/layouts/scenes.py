@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from prolap.config import DataConfig
-from prolap.data.cache import Progress
 from prolap.data.dataset import AudioTextData, Split
 from prolap.data.files.entries import Row
 from prolap.data.files.layouts.base import Layout, Part, register
 from prolap.data.scenes.clips import SceneData
+from prolap.utils.progress import Progress
 
 
 @register

@@ -15,6 +15,7 @@ from prolap.data.audio import SUFFIXES
 from prolap.data.files.entries import Row
 from prolap.data.files.layouts.base import Layout, fields_of, json_object, names_of, register, video_of_name
 from prolap.data.files.tar import Member, members
+from prolap.utils.environment import optional
 
 SPLIT = "{split}"
 
@@ -34,10 +35,7 @@ def shards(path: str, split: str) -> list[Path]:
 def _expanded(pattern: str) -> list[Path]:
     texts = [pattern]
     if "{" in pattern:
-        try:
-            import braceexpand
-        except ImportError as error:
-            raise ModuleNotFoundError("braces in a wds: pattern need `pip install prolap[webdataset]`") from error
+        braceexpand = optional("braceexpand", "braces in a wds: pattern need braceexpand", "webdataset")
         texts = list(braceexpand.braceexpand(pattern))
     files = [[Path(path) for path in sorted(glob.glob(text))] for text in texts]
     if any(files) and not all(files):

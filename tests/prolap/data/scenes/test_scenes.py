@@ -13,10 +13,9 @@ import torch
 
 from prolap.config import BaseConfig, DataConfig
 from prolap.data import AudioTextData, open_data
-from prolap.data.audio import read
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
-from prolap.data.scenes.clips import SceneData, preview
+from prolap.data.scenes.clips import SceneData
 from prolap.data.scenes.plan import Event, Scene, Universe
 from prolap.data.scenes.soundfont import Bank, load_bank
 from prolap.data.scenes.sources import BY_KEY, SOURCES
@@ -273,12 +272,3 @@ def test_all_sources_are_mixed_by_name(bank: Bank) -> None:
         for index, rhythm in enumerate(rhythms):  # equally loud, whichever way it is played
             wave = _mix(bank, Event(source.key, rhythm, "low" if source.style == "melodic" else "", ""), index=index)
             assert -39 < _loudness(wave) < -29, (source.key, rhythm)
-
-
-def test_preview_writes_the_clips_of_the_split(config: DataConfig, test_split: SceneData, tmp_path: Path) -> None:
-    paths = preview(tmp_path / "listen", 3, config=config)
-    assert [path.name for path in paths] == ["000.wav", "001.wav", "002.wav"]
-    sound = read(paths[2], config.sample_rate).numpy()
-    assert np.allclose(sound, test_split.waveform(2), atol=1e-4)
-    text = (tmp_path / "listen" / "captions.txt").read_text()
-    assert all(caption.text in text for i in range(3) for caption in test_split.captions(i))

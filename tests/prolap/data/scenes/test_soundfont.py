@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from prolap.config import DataConfig
-from prolap.data import cache
 from prolap.data.scenes import soundfont
 from prolap.data.scenes.sources import BY_KEY, DOMAINS, FAMILIES, NOTES, SOURCES
 from prolap.utils.files import atomic
+from prolap.utils.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rendering replaced by something quick; the list counts the renderings."""
     calls: list[int] = []
 
-    def render(font: bytes, rate: int, progress: cache.Progress) -> tuple[np.ndarray, np.ndarray]:
+    def render(font: bytes, rate: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         calls.append(rate)
         progress("rendering notes", 1, 1)
         rng = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_a_bad_soundfont_is_named(tmp_path: Path, content: bytes | None) -> None
 def test_silent_sources_are_left_out_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def render(font: bytes, rate: int, progress: cache.Progress) -> tuple[np.ndarray, np.ndarray]:
+    def render(font: bytes, rate: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         energy = np.full((len(SOURCES), NOTES, 80), 0.1, np.float32)
         energy[keep:] = 0
         return np.zeros((len(SOURCES), NOTES, 50), np.int16), energy
