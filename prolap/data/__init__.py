@@ -52,9 +52,8 @@ def parts_of(config: BaseConfig, split: Split, training: Sequence[Part]) -> Sequ
         raise ValueError(f"data.{split}: name a data set, since data.train is a union of several")
     if training[0].own_splits:
         return training
-    raise ValueError(
-        f"data.{split}: name a manifest (.csv or .jsonl) or another data set; data.train has no such split"
-    )
+    hint = "; `prolap evaluate` takes one as --data, or dev by --split dev" if split == "test" else ""
+    raise ValueError(f"data.{split}: got none, and data.train has no such split; name a data set{hint}.")
 
 
 def _check_overlap(config: BaseConfig, training: Sequence[Part], data: AudioTextData) -> None:

@@ -116,7 +116,7 @@ def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console
     for claim in listed:
         console.print(f"  {claim.name}: {claim.detail}", style="dim", highlight=False, soft_wrap=True)
     judged = [claim.passed for claim in listed if claim.passed is not None]
-    rest = f"; {len(listed) - len(judged)} were not measured" if len(judged) < len(listed) else ""
+    rest = f"; {len(listed) - len(judged)} not measured" if len(judged) < len(listed) else ""
     console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
 
 

@@ -103,7 +103,7 @@ class Head(nn.Module):
         self.lower, self.upper = map(float, config.logvar_bounds)
         if not self.lower < config.logvar_init < self.upper:
             raise ValueError(
-                f"logvar_init: got {config.logvar_init}, want a value strictly between the logvar_bounds "
+                f"model.logvar_init: got {config.logvar_init}, want a value strictly between model.logvar_bounds, "
                 f"{self.lower} and {self.upper}."
             )
         self.dim, self.detach = config.dim, config.detach_uncertainty

@@ -22,7 +22,7 @@ from prolap.models.encoders.base import Encoder
 from prolap.models.heads import Head, bound, scale_bounds, unbound
 from prolap.models.tokenizers import Tokenizer
 from prolap.utils.seeding import torch_generator
-from prolap_kernels import Gaussian
+from prolap_kernels import SCORES, Gaussian
 
 
 class ProLAP(nn.Module):
@@ -39,10 +39,12 @@ class ProLAP(nn.Module):
         self.audio_head = Head(self.audio.width, config.model)
         self.text_head = Head(self.text.width, config.model)
         options = config.model
+        if options.score not in SCORES:
+            raise ValueError(f"model.score: got {options.score!r}, want one of {', '.join(SCORES)}.")
         if not (options.scale_min or 0) < options.scale_init < options.scale_max:
-            least = "0" if options.scale_min is None else f"scale_min={options.scale_min}"
-            limits = f"above {least} and below scale_max={options.scale_max}"
-            raise ValueError(f"scale_init: got {options.scale_init}, want {limits}.")
+            least = "0" if options.scale_min is None else f"model.scale_min={options.scale_min}"
+            limits = f"above {least} and below model.scale_max={options.scale_max}"
+            raise ValueError(f"model.scale_init: got {options.scale_init}, want {limits}.")
         self._scale_bounds = scale_bounds(options)
         log_scale = unbound(math.log(options.scale_init), *self._scale_bounds)
         self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))

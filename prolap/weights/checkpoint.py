@@ -199,7 +199,8 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
         raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
     target = pointed(path, "best" if which == "best" else "latest")
     if target is None:
-        other = "; which='last' takes the last one" if which == "best" and pointed(path, "latest") else ""
+        last = which == "best" and pointed(path, "latest")
+        other = '; `--which last` (which="last" in Python) takes the last one' if last else ""
         raise CheckpointError(f"{path} has no {which} checkpoint yet{other}.")
     return target
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from prolap.config.options import ConfigError
+from prolap.config.options import ConfigError, NotNegative, Positive
 from prolap.training.views import MODALITIES, Views
 from prolap.utils.registry import Registry
 from prolap_kernels import SCORES, Gaussian, Inclusion, Vib, matched_losses
@@ -23,7 +23,7 @@ PARTNER = -1
 class TermConfig:
     """The options that every term has."""
 
-    weight: float = 0.0
+    weight: NotNegative = 0.0
     """Weight in the total loss; 0 leaves the term out."""
 
 
@@ -88,7 +88,7 @@ class MatchedTerm(Term):
 class InclusionConfig(TermConfig):
     """-log sigmoid(scale * H(x in y)) on matched rows."""
 
-    scale: float = 1.0
+    scale: Positive = 1.0
     """Factor on H inside the sigmoid."""
     convention: Literal["exact", "prolip"] = "exact"
     """`exact` is the formula as derived, `prolip` what ProLIP's public code computes."""
@@ -197,7 +197,8 @@ def mixes(share: float, loss: Any) -> bool:
 
 def trains_uncertainty(loss: Any, score: str) -> bool:
     """Whether a term that counts looks at log-variances; a deterministic model, by the `score`, has none."""
-    return any(TERMS[name].uses_logvar(options, score) for name, options in active_terms(loss).items())
+    uses = [TERMS[name].uses_logvar(options, score) for name, options in active_terms(loss).items()]  # each is checked
+    return any(uses)
 
 
 def all_terms(views: Views, loss: Any, logit: Logit) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

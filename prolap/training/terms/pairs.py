@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from prolap.config.options import one_of
+from prolap.config.options import NotNegative, one_of
 from prolap.training.terms.base import Logit, PairTerm, TermConfig, register
 from prolap.training.views import Views, pair_ids, sum_over_pairs
 from prolap_kernels import OBJECTIVES, pairwise_loss
@@ -18,7 +18,7 @@ from prolap_kernels import OBJECTIVES, pairwise_loss
 class PairsConfig(TermConfig):
     """Contrastive loss between sounds and captions: the model's score times an objective."""
 
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight in the total loss."""
     objective: Annotated[str, one_of(OBJECTIVES)] = "sigmoid"
     """What scores become: sigmoid (PPCL, SigLIP), softmax (InfoNCE, CLAP), or another name in prolap_kernels.OBJECTIVES."""

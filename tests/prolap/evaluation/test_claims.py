@@ -166,4 +166,4 @@ def test_report_without_a_baseline(good: dict[str, Any]) -> None:
     assert "points" not in out.getvalue()
     unmeasured = [line for line in out.getvalue().splitlines() if "not measured" in line and "│" in line]
     assert len(unmeasured) == 4, "retrieval and three walks are held against the baseline"
-    assert "6 of 6 claims passed; 4 were not measured." in out.getvalue()
+    assert "6 of 6 claims passed; 4 not measured." in out.getvalue()

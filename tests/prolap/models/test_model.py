@@ -47,6 +47,11 @@ def test_log_variance_parameters_can_be_told_by_name() -> None:
     assert names["log_scale"].ndim == names["bias"].ndim == 0
 
 
+def test_a_score_that_is_not_registered_is_named_with_its_option() -> None:
+    with pytest.raises(ValueError, match="model.score: got 'cosine', want one of "):
+        model(replace(CONFIG, model=replace(CONFIG.model, score="cosine")))
+
+
 def test_scale_and_bias_start_as_configured_and_stay_bounded() -> None:
     for init in (10.0, 99.0):
         built = model(replace(CONFIG, model=replace(CONFIG.model, scale_init=init, bias_init=-7.0, scale_max=100.0)))
@@ -57,7 +62,7 @@ def test_scale_and_bias_start_as_configured_and_stay_bounded() -> None:
     assert 95 < built.scale.item() <= 100
     built.scale.backward()
     assert built.log_scale.grad.item() > 0
-    with pytest.raises(ValueError, match="scale_init: got 100.0, want above 0 and below scale_max=100.0"):
+    with pytest.raises(ValueError, match="model.scale_init: got 100.0, want above 0 and below model.scale_max=100.0"):
         model(replace(CONFIG, model=replace(CONFIG.model, scale_init=100.0, scale_max=100.0)))
 
 
@@ -73,7 +78,7 @@ def test_the_scale_has_a_lower_bound_where_one_is_set() -> None:
         assert 5 <= built.scale.item() < 5.05
         built.scale.backward()
         assert built.log_scale.grad.item() > 0
-    with pytest.raises(ValueError, match="scale_init: got 4.0, want above scale_min=5.0 and below scale_max=100.0"):
+    with pytest.raises(ValueError, match="model.scale_init: got 4.0, want above model.scale_min=5.0 and below"):
         model(replace(CONFIG, model=replace(CONFIG.model, scale_init=4.0, scale_min=5.0)))
 
 

@@ -304,6 +304,10 @@ def test_an_unknown_score_is_named_with_its_option() -> None:
         trains_uncertainty(loss_config(), "cosine")
     with pytest.raises(ConfigError, match="loss.repulsion.score: got 'cosine'"):
         trains_uncertainty(loss_config(repulsion=RepulsionConfig(weight=1, score="cosine")), "dot")
+    with pytest.raises(
+        ConfigError, match="loss.repulsion.score: got 'cosine'"
+    ):  # also after a term that uses log-variances
+        trains_uncertainty(loss_config(repulsion=RepulsionConfig(weight=1, score="cosine")), "csd")
 
 
 def test_weight_zero_everywhere_is_refused() -> None:

@@ -194,7 +194,7 @@ def test_load_model_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="neither a run folder"):
         load_model(tmp_path)
     save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="no best checkpoint yet; which='last'"):
+    with pytest.raises(CheckpointError, match="no best checkpoint yet; `--which last`"):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match="which: got 'first'"):
         load_model(tmp_path, "first")  # type: ignore[arg-type]

@@ -296,7 +296,7 @@ def test_splits_follow_from_the_training_data(tmp_path: Path) -> None:
     assert parts(replace(config, data=replace(config.data, test="t.csv")), "test") == parse("t.csv")
     assert parts(BaseConfig(data=DataConfig(train="scenes")), "dev") == parse("scenes")
     for train in ("m.csv", f"wds:{tmp_path}/a.tar", f"folder:{tmp_path}", f"clotho/evaluation:{tmp_path}"):
-        with pytest.raises(ValueError, match=r"data\.test: name a manifest"):
+        with pytest.raises(ValueError, match=r"data\.test: got none.*--split dev"):
             parts(BaseConfig(data=DataConfig(train=train)), "test")
     with pytest.raises(ValueError, match=r"data\.dev: name a data set"):
         parts(BaseConfig(data=DataConfig(train="a.csv + scenes")), "dev")
