@@ -26,18 +26,26 @@ def choose(argument: str, name: str, options: Mapping[str, T]) -> T:
     raise ValueError(f"{argument} must be one of {', '.join(map(repr, options))}, got {name!r}{hint}")
 
 
-def named_entry(entry: T, entries: dict[str, T]) -> T:
-    """`entry`, a dataclass with a name, as it stands in `entries`: entered on first use, under a name that no other has.
+def register(argument: str, entry: Any, kind: type[T], public: dict[str, T], named: dict[str, T]) -> T:
+    """Enter a dataclass with a name into the registry that users read, and the one that raw ops read; returns it."""
+    if not isinstance(entry, kind):
+        raise TypeError(f"{argument} must be of the type {kind.__name__}, got {type(entry).__name__}")
+    if public.setdefault(entry.name, entry) != entry:
+        raise ValueError(f"{argument} must have a name of its own, got {entry.name!r}, which another one has")
+    named[entry.name] = entry
+    return entry
 
-    Raw custom ops take strings, not objects: they find it there.
+
+def named_entry(entry: Any, named: dict[str, T]) -> T:
+    """An object that a caller handed in, as raw ops find it: they take strings, so its name must be its own.
+
+    The first use enters it; where its name is taken, under the name with a number.
     """
-    plain: Any = entry
     for number in count(1):
-        name = plain.name if number == 1 else f"{plain.name}#{number}"
-        named: T = replace(plain, name=name)
-        if entries.setdefault(name, named) == named:
-            break
-    return entries[name]
+        renamed = entry if number == 1 else replace(entry, name=f"{entry.name}#{number}")
+        if named.setdefault(renamed.name, renamed) == renamed:
+            return named[renamed.name]
+    raise AssertionError
 
 
 def as_gaussian(argument: str, value: Gaussian | Tensor, uses_logvar: bool) -> Gaussian:

@@ -5,12 +5,4 @@ from __future__ import annotations
 from . import sigmoid, softmax
 from .base import NAMED, OBJECTIVES, Normaliser, Objective, Side, pointwise_objective, register_objective
 
-__all__ = [
-    "NAMED",
-    "OBJECTIVES",
-    "Normaliser",
-    "Objective",
-    "Side",
-    "pointwise_objective",
-    "register_objective",
-]
+__all__ = ["NAMED", "OBJECTIVES", "Normaliser", "Objective", "Side", "pointwise_objective", "register_objective"]

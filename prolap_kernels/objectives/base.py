@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import register
+
 Side = tuple[Tensor, ...]
 """What a normaliser knows of each row of a block, broadcast as [h, 1], or of each column, as [1, w]."""
 
@@ -53,7 +55,7 @@ class Objective:
 OBJECTIVES: dict[str, Objective] = {}
 """What `objective=` may name."""
 NAMED: dict[str, Objective] = {}
-"""What raw ops find by name: the objectives above, and objects that were handed in, under names that no other has."""
+"""Where raw ops look a name up: the objectives above, and objects handed in, each under a name of its own."""
 
 
 def register_objective(objective: Objective) -> Objective:
@@ -61,12 +63,7 @@ def register_objective(objective: Objective) -> Objective:
 
     Errors: TypeError for anything but an Objective, ValueError if another one has its name.
     """
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be an Objective, got {type(objective).__name__}")
-    if OBJECTIVES.setdefault(objective.name, objective) != objective:
-        raise ValueError(f"objective must have a name of its own, got {objective.name!r}, which another one has")
-    NAMED[objective.name] = objective
-    return objective
+    return register("objective", objective, Objective, OBJECTIVES, NAMED)
 
 
 def pointwise_objective(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..checks import choose
-from .base import Elementwise, Factor, Score
+from ..checks import choose, named_entry
+from .base import NAMED, SCORES, Elementwise, Factor, Score, register_score
 from .inclusion import CONVENTIONS, INCLUSION
-from .registry import NAMED, SCORES, named, register_score
 
 # a line for each file, in the order of tables and help
 # isort: off
@@ -27,9 +26,11 @@ ELEMENTWISE = tuple(score for score in SCORES.values() if score.elementwise is n
 
 
 def find_score(score: str | Score, **options: str) -> Score:
-    """The score of this name, `convention="prolip"` being the public variant of inclusion, or a score of the caller's own."""
+    """The score of this name, or one of the caller's own; `convention="prolip"` is the public variant of inclusion."""
     if isinstance(score, Score):
-        return _own(score, options)
+        if options:
+            raise TypeError(f"score {score.name!r} takes no option {sorted(options)[0]!r}: it is an object of your own")
+        return named_entry(score, NAMED)
     convention = options.pop("convention", "exact")
     if options:
         raise TypeError(
@@ -41,21 +42,7 @@ def find_score(score: str | Score, **options: str) -> Score:
     return choose("score", score if convention == "exact" else f"{score}/{convention}", SCORES)
 
 
-def _own(score: Score, options: dict[str, str]) -> Score:
-    if options:
-        raise TypeError(f"score {score.name!r} takes no option {sorted(options)[0]!r}: it is an object of your own")
-    return named(score)
-
-
 __all__ = [
-    "BILINEAR",
-    "CONVENTIONS",
-    "ELEMENTWISE",
-    "NAMED",
-    "SCORES",
-    "Elementwise",
-    "Factor",
-    "Score",
-    "find_score",
-    "register_score",
-]
+    "BILINEAR", "CONVENTIONS", "ELEMENTWISE", "NAMED", "SCORES",
+    "Elementwise", "Factor", "Score", "find_score", "register_score",
+]  # fmt: skip

@@ -1,13 +1,16 @@
-"""What a score is: a formula per dimension, and the matrix product or the sum over dimensions that computes it."""
+"""What a score is: a formula per dimension, and the matrix product or the sum over dimensions that computes it. Its registry."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from ..checks import register
 from ..gaussian import Gaussian
 
 Parts = tuple[Tensor, ...]
@@ -27,14 +30,14 @@ class Factor(NamedTuple):
 class Elementwise:
     """s_ij = sum_d f(x_id, y_jd) + logvar_x sum_d lx_id + logvar_y sum_d ly_jd.
 
-    parts_x, parts_y: (mean, logvar), float32 or float64, -> what `value` and the gradients read of a row: exponentials belong
-        here.
+    parts_x, parts_y: (mean, logvar), float32 or float64 -> the parts of a row that `value` and the gradients read. Take
+        exponentials here, once a row.
     value(xa, xb, xc, ya, yb, yc) -> f; gradient_x and gradient_y, the same arguments -> (df/dmean, df/dlogvar) of their side.
-        The parts broadcast against each other; a side with fewer than three repeats its first. Written in plain arithmetic and
-        the functions of `scores.elementwise` alone, the same source runs in torch and is compiled by Triton.
-    mean_scale: means are multiplied by this before anything else.
-    compiles: whether value and gradients are such source; False keeps them in torch.
-    light: so few numbers live at once in `value` that two programs share a GPU's processor.
+        The parts broadcast against each other; a side with fewer than three repeats its first. Use plain arithmetic and the
+        functions of `scores.elementwise` alone: torch runs this source, and Triton compiles it.
+    mean_scale: factor of the means, before anything else.
+    compiles: whether Triton can compile value and gradients; False keeps them in torch.
+    light: whether `value` needs so few registers that two programs share a GPU's processor.
     """
 
     parts_x: Callable[[Tensor, Tensor], Parts]
@@ -53,11 +56,11 @@ class Elementwise:
 class Score:
     """s(x, y) = sum_d f(x_d, y_d), higher means more alike.
 
-    formula: f for Gaussians that broadcast against each other, one value per dimension; short and literal, it is the truth
-        that every faster form is tested against. It is all that a score of your own needs.
-    factor_x, factor_y: both sides as a `Factor`, of bilinear scores; elementwise: of all others. Without either, sums and
-        gradients over dimensions are derived from the formula.
-    uses_logvar: False takes bare tensors of means too.
+    formula: f for Gaussians that broadcast against each other, one value per dimension. A score of your own needs nothing else.
+        Keep it short and literal: it is the truth that faster forms are tested against.
+    factor_x, factor_y: make a `Factor` of each side, for a bilinear score.
+    elementwise: sums and gradients of any other score; without factors, derived from the formula by default.
+    uses_logvar: whether the score needs variances; False takes bare tensors of means too.
     """
 
     name: str
@@ -66,3 +69,40 @@ class Score:
     factor_y: Callable[[Gaussian], Factor] | None = None
     elementwise: Elementwise | None = None
     uses_logvar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.factor_x is None and self.elementwise is None:
+            object.__setattr__(self, "elementwise", derived(self.formula))
+
+
+@functools.cache
+def derived(formula: Callable[[Gaussian, Gaussian], Tensor]) -> Elementwise:
+    """A formula's values, and its gradients by reverse differentiation, in plain torch."""
+
+    def parts(mean: Tensor, logvar: Tensor) -> Parts:
+        return mean, logvar
+
+    def value(xa: Tensor, xb: Tensor, xc: Tensor, ya: Tensor, yb: Tensor, yc: Tensor) -> Tensor:
+        return formula(Gaussian(xa, xb), Gaussian(ya, yb))
+
+    def gradients(*parts: Tensor) -> tuple[Tensor, ...]:
+        leaves = torch.broadcast_tensors(parts[0], parts[1], parts[3], parts[4])
+        out, pull, *_ = torch.func.vjp(lambda *z: formula(Gaussian(*z[:2]), Gaussian(*z[2:])), *leaves)
+        by_part: tuple[Tensor, ...] = pull(torch.ones_like(out))
+        return by_part
+
+    return Elementwise(parts, parts, value, lambda *p: gradients(*p)[:2], lambda *p: gradients(*p)[2:], compiles=False)
+
+
+SCORES: dict[str, Score] = {}
+"""What `score=` may name."""
+NAMED: dict[str, Score] = {}
+"""Where raw ops look a name up: the scores above, and objects handed in, each under a name of its own."""
+
+
+def register_score(score: Score) -> Score:
+    """Let `score=` name this score from now on; returns it.
+
+    Errors: TypeError for anything but a Score, ValueError if another one has its name.
+    """
+    return register("score", score, Score, SCORES, NAMED)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import log_complement, reciprocal, split_variance
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -39,7 +38,7 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return 0.5 * pull, 0.25 * (pull * (xa - ya) * (yb * inverse) - tilt)
 
 
-BHATTACHARYYA = register_score(
+register_score(
     Score(
         "bhattacharyya", formula, elementwise=Elementwise(split_variance, split_variance, value, gradient_x, gradient_y)
     )

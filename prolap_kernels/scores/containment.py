@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import log, reciprocal, variance
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -35,4 +34,4 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
 
 
 ELEMENTWISE = Elementwise(variance, variance, value, gradient_x, gradient_y, logvar_x=-0.5)
-CONTAINMENT = register_score(Score("containment", formula, elementwise=ELEMENTWISE))
+register_score(Score("containment", formula, elementwise=ELEMENTWISE))

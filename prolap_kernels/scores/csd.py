@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Factor, Score
-from .registry import register_score
+from .base import Factor, Score, register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -18,4 +17,4 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, z.half_trace)
 
 
-CSD = register_score(Score("csd", formula, factor, factor))
+register_score(Score("csd", formula, factor, factor))

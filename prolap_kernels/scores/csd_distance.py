@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian, widen
-from .base import Factor, Score
-from .registry import register_score
+from .base import Factor, Score, register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -23,4 +22,4 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(z.mean, 2 * z.half_trace - widen(z.mean).square().sum(-1))
 
 
-CSD_DISTANCE = register_score(Score("csd_distance", formula, factor_x, factor_y))
+register_score(Score("csd_distance", formula, factor_x, factor_y))

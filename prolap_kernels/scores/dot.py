@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Factor, Score
-from .registry import register_score
+from .base import Factor, Score, register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -18,4 +17,4 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, None)
 
 
-DOT = register_score(Score("dot", formula, factor, factor, uses_logvar=False))
+register_score(Score("dot", formula, factor, factor, uses_logvar=False))

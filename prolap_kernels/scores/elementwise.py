@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -152,21 +151,3 @@ def _term(logvar: Tensor, factor: float, like: Tensor) -> Tensor:
     exact = factor * logvar.double().sum(1)
     high = exact.to(like.dtype)
     return torch.stack([high, (exact - high.double()).to(like.dtype)])
-
-
-@functools.cache
-def derived(formula: Callable[[Gaussian, Gaussian], Tensor]) -> Elementwise:
-    """What a formula alone makes of pairs: its value, and its gradients by reverse differentiation, in plain torch."""
-
-    def value(xa: Tensor, xb: Tensor, xc: Tensor, ya: Tensor, yb: Tensor, yc: Tensor) -> Tensor:
-        return formula(Gaussian(xa, xb), Gaussian(ya, yb))
-
-    def gradients(*parts: Tensor) -> tuple[Tensor, ...]:
-        leaves = torch.broadcast_tensors(parts[0], parts[1], parts[3], parts[4])
-        out, pull, *_ = torch.func.vjp(lambda *z: formula(Gaussian(*z[:2]), Gaussian(*z[2:])), *leaves)
-        by: tuple[Tensor, ...] = pull(torch.ones_like(out))
-        return by
-
-    return Elementwise(
-        logvar, logvar, value, lambda *p: gradients(*p)[:2], lambda *p: gradients(*p)[2:], compiles=False
-    )

@@ -7,9 +7,8 @@ import math
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import log, reciprocal, variance
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -36,4 +35,4 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return pull, 0.5 * yb * inverse * (pull * (xa - ya) - 1.0)
 
 
-ELK = register_score(Score("elk", formula, elementwise=Elementwise(variance, variance, value, gradient_x, gradient_y)))
+register_score(Score("elk", formula, elementwise=Elementwise(variance, variance, value, gradient_x, gradient_y)))

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import asinh_half_ratio, rsqrt, split_variance
-from .registry import register_score
 
 CONVENTIONS = {"exact": (0.5, 1.0), "prolip": (1.0, 4.5399929762484854e-05)}
 """(kappa, rho): `exact` is log int p^2 q - log int p q^2; `prolip`, the public loss code, has kappa = 1, rho = exp(-10)."""

@@ -6,9 +6,8 @@ from torch import Tensor
 
 from ..gaussian import Gaussian
 from . import kl
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import reciprocal, split_variance
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -37,6 +36,6 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (xa - ya) * both, 0.5 * ((xa - ya) * (xa - ya) * (xb * inverse) - delta * both)
 
 
-JEFFREYS = register_score(
+register_score(
     Score("jeffreys", formula, elementwise=Elementwise(split_variance, split_variance, value, gradient_x, gradient_y))
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import exp_excess, expm1, logvar, logvar_precision
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -29,6 +28,4 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return (xa - ya) * yc, 0.5 * (expm1(xb - yb) + (xa - ya) * (xa - ya) * yc)
 
 
-KL = register_score(
-    Score("kl", formula, elementwise=Elementwise(logvar, logvar_precision, value, gradient_x, gradient_y))
-)
+register_score(Score("kl", formula, elementwise=Elementwise(logvar, logvar_precision, value, gradient_x, gradient_y)))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..gaussian import Gaussian
-from .base import Elementwise, Score
+from .base import Elementwise, Score, register_score
 from .elementwise import mean_alone, precision
-from .registry import register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -28,6 +27,6 @@ def gradient_y(xa, xb, xc, ya, yb, yc):  # type: ignore[no-untyped-def]
     return 2.0 * (xa - ya) * yb, (xa - ya) * (xa - ya) * yb
 
 
-MAHALANOBIS = register_score(
+register_score(
     Score("mahalanobis", formula, elementwise=Elementwise(mean_alone, precision, value, gradient_x, gradient_y))
 )

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Gaussian, widen
-from .base import Factor, Score
-from .registry import register_score
+from .base import Factor, Score, register_score
 
 
 def formula(x: Gaussian, y: Gaussian) -> Tensor:
@@ -31,4 +30,4 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(point, -point.square().sum(-1))
 
 
-WASSERSTEIN2 = register_score(Score("wasserstein2", formula, factor_x, factor_y))
+register_score(Score("wasserstein2", formula, factor_x, factor_y))
