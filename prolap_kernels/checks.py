@@ -30,9 +30,10 @@ def register(argument: str, entry: Any, kind: type[T], public: dict[str, T], nam
     """Enter a dataclass with a name into the registry that users read, and the one that raw ops read; returns it."""
     if not isinstance(entry, kind):
         raise TypeError(f"{argument} must be of the type {kind.__name__}, got {type(entry).__name__}")
-    if public.setdefault(entry.name, entry) != entry:
-        raise ValueError(f"{argument} must have a name of its own, got {entry.name!r}, which another one has")
-    named[entry.name] = entry
+    name: str = getattr(entry, "name", "")
+    if public.setdefault(name, entry) != entry:
+        raise ValueError(f"{argument} must have a name of its own, got {name!r}, which another one has")
+    named[name] = entry
     return entry
 
 

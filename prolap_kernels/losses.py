@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from .pairs import PairStats, count_pairs, finish, resolve_ids
 from .scores import Factor, Score, find_score
 
 Reduction = Literal["rows", "pairs", "sum", "none"]
-REDUCTIONS = dict.fromkeys(("rows", "pairs", "sum", "none"))
+REDUCTIONS = dict.fromkeys(get_args(Reduction))
 
 
 @overload
@@ -50,7 +50,7 @@ def pairwise_loss(
         softmax: L = (rows + columns)/2, a row's loss being -(1/|P|) sum_{j in P} log p_ij over its positives P
 
     Args:
-        x, y: Gaussians [N, D] and [M, D] on one device with means of one dtype; plain tensors do where the score needs no
+        x, y: Gaussians [N, D] and [M, D] on one device with means of one dtype; plain tensors of means where the score needs no
             variance (`dot`). Normalise the means yourself.
         score: a name in `SCORES` or a `Score` of your own, higher is more alike; options of the named score follow as keywords
             (`convention`).
@@ -62,17 +62,17 @@ def pairwise_loss(
         reduction: "rows" divides by the rows of x that are not ignored (SigLIP), "pairs" by the counted pairs (PCME++), "sum"
             by nothing, "none" gives a loss per row of x. softmax is an average by itself and takes "rows" only.
         stats: also return `PairStats`, what people log, from the same pass.
-        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster), whatever
-            torch is set to. Other dtypes do not look at it, and on a CPU torch's own setting holds.
+        precision: of float32 matrix products on a GPU, "ieee" or "tf32" (10 bits of mantissa, several times faster); it overrides
+            torch's setting. It has no effect on other dtypes or on a CPU.
         group: reserved for losses over several ranks; must be None in this version.
-        backend: None picks, "chunked", "triton" or "reference" ask for one.
+        backend: "chunked", "triton" or "reference"; by default the fastest that can.
 
     Returns:
         A 0-d tensor ([N] for "none"), or with `stats=True` the pair (loss, statistics). float64 for float64 inputs and float32
         otherwise; 0 with zero gradients when no pair counts. Differentiable once; `backend="reference"` twice.
 
-    N x M exists only as a bounded block, N x M x D never. Scores that are sums over dimensions (`inclusion`, `kl`, ...) take
-    float32 arithmetic whatever the dtype of the means, and log-variances as they are.
+    N x M exists only as a bounded block, N x M x D never. Elementwise scores (`inclusion`, `kl`, ...) are computed in float32 for
+    means of 16 bits too, and take log-variances as they are.
 
     Errors: ValueError or TypeError naming the argument.
     """
@@ -134,7 +134,7 @@ def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: PairOptions) -> t
 
 
 def _as_autocast(side: Factor) -> Factor:
-    """Under autocast float32 factors of the product go to its dtype, as those of any matrix product would."""
+    """The factor in autocast's dtype if that is on, as for any matrix product."""
     device = side.phi.device.type
     if not torch.is_autocast_enabled(device) or side.phi.dtype != torch.float32:
         return side
@@ -142,38 +142,30 @@ def _as_autocast(side: Factor) -> Factor:
 
 
 def _engine(
-    sides: tuple[Gaussian, Gaussian],
-    scalars: tuple[Tensor, Tensor],
-    ids: tuple[Tensor, Tensor],
-    options: PairOptions,
+    sides: tuple[Gaussian, Gaussian], scalars: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], options: PairOptions,
     per_row: bool,
-) -> tuple[Tensor, Tensor]:
-    """The loss and its statistics by one of the engines."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss and its statistics, by the engine of bilinear or of elementwise scores."""
     none = scalars[0].new_empty(0)
     if options.score.elementwise is not None:
         x, y = sides
         options = options._replace(need_x=wants_grad(*x), need_y=wants_grad(*y))
-        loss, *_, sums = PairLoss.apply(
-            x.mean, y.mean, none, none, *scalars, *ids, x.logvar, y.logvar, options, per_row
-        )
-        return loss, sums
-    left, right = (_as_autocast(side) for side in factors(options.score, *sides, fused=options.backend == "triton"))
-    alpha, beta = (none if side.offset is None else side.offset for side in (left, right))
-    options = options._replace(
-        need_x=wants_grad(left.phi),
-        need_y=wants_grad(right.phi),
-        need_sums=options.need_sums or wants_grad(alpha, beta),
-    )
-    loss, *_, sums = PairLoss.apply(left.phi, right.phi, alpha, beta, *scalars, *ids, None, None, options, per_row)
-    return loss, sums
+        tensors: tuple[Tensor | None, ...] = x.mean, y.mean, none, none, *scalars, *ids, x.logvar, y.logvar
+    else:
+        left, right = (_as_autocast(side) for side in factors(options.score, *sides, fused=options.backend == "triton"))
+        alpha, beta = (none if side.offset is None else side.offset for side in (left, right))
+        sums_needed = options.need_sums or wants_grad(alpha, beta)
+        options = options._replace(need_x=wants_grad(left.phi), need_y=wants_grad(right.phi), need_sums=sums_needed)
+        tensors = left.phi, right.phi, alpha, beta, *scalars, *ids, None, None
+    loss, *_, stats = PairLoss.apply(*tensors, options, per_row)
+    return loss, stats
 
 
 def _blank(score: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
-    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient. The chunked engine blanks its
-    blocks by itself, and here sees to it that only zeros come back."""
-    if not score.uses_logvar:
-        return Gaussian(_drop(z.mean, row_id < 0, backend), z.logvar)
-    return Gaussian(_drop(z.mean, row_id < 0, backend), _drop(z.logvar, row_id < 0, backend))
+    """The side with zeros in ignored rows: 0 * NaN is NaN, and padding must not reach any gradient. The chunked engine blanks its
+    own blocks, so there only gradients are blanked."""
+    mean = _drop(z.mean, row_id < 0, backend)
+    return Gaussian(mean, _drop(z.logvar, row_id < 0, backend) if score.uses_logvar else z.logvar)
 
 
 def _drop(value: Tensor, ignored: Tensor, backend: str) -> Tensor:
@@ -220,21 +212,12 @@ def mask_repulsive_loss(
     masked: embeddings of masked inputs [N, D]; others: other samples' embeddings [M, D]; ids as in `pairwise_loss`, n the rows
     of `masked` that are not ignored. The paper names the loss without its formula: this one is our reading.
 
-    Negatives alone are satisfied most cheaply by widening: without a bound on logvar the masked variance runs away.
-    Bound it in the model.
+    The cheapest way to satisfy negatives alone is to widen, so the masked variance grows without end: bound logvar in the model.
     """
     return pairwise_loss(
-        masked,
-        others,
-        score=score,
-        scale=scale,
-        bias=bias,
-        x_id=masked_id,
-        y_id=other_id,
-        negatives_only=True,
-        group=group,
-        backend=backend,
-    )
+        masked, others, score=score, scale=scale, bias=bias, x_id=masked_id, y_id=other_id, negatives_only=True,
+        group=group, backend=backend,
+    )  # fmt: skip
 
 
 def infonce_loss(

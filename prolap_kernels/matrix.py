@@ -23,18 +23,16 @@ def pairwise_score(
     backend: str | None = None,
     **score_options: str,
 ) -> Tensor:
-    """The matrix s_ij = s(x_i, y_j), [N, M], for when it is wanted; higher is more alike.
+    """The whole matrix s_ij = s(x_i, y_j), [N, M]; higher is more alike.
 
     x, y: Gaussians [N, D] and [M, D]; score: a name in `SCORES` or a `Score` of your own; backend as in `pairwise_loss`. In
-    float32 (float64 for float64 inputs), differentiable once. N x M x D never exists: bilinear scores are one matrix product,
-    elementwise ones are summed over dimensions as they are made, and again for the gradients.
+    float32 (float64 for float64 inputs), differentiable once. N x M x D never exists: a bilinear score is one matrix product, an
+    elementwise one is summed over dimensions block by block, and again for the gradients.
 
-    As products, distances (`csd_distance`, `wasserstein2`) lose nearly equal pairs to cancellation; `backend="reference"`, dense
-    and twice differentiable, does not. `inclusion` errs by at most 1e-6 sum_d (|kappa t| + |log term| + |quadratic|) in float32,
-    for log-variances in [-30, 20], nearly equal ones too; H(x in y) = -H(y in x) to the last bit. Beyond +-40 the variances of
-    elementwise scores stand still in float32.
-
-    H orders generality, not similarity: for a wider y it grows with the distance of the means. Never retrieve by H alone.
+    Distances (`csd_distance`, `wasserstein2`) are products and lose nearly equal pairs to cancellation; `backend="reference"`,
+    dense and twice differentiable, does not. `inclusion` errs by at most 1e-6 sum_d (|kappa t| + |log term| + |quadratic|) in
+    float32, for log-variances in [-30, 20], nearly equal ones too; H(x in y) = -H(y in x) to the last bit. In float32 elementwise
+    scores clamp log-variances to +-40. Never retrieve by inclusion alone: see `inclusion_score`.
 
     Errors: ValueError or TypeError naming the argument.
     """
@@ -45,8 +43,7 @@ def pairwise_score(
     if backend == "reference":
         return reference.score_matrix(score, x, y)
     if score.elementwise is not None:
-        matrix: Tensor = ScoreMatrix.apply(*x, *y, score.name, backend, (wants_grad(*x), wants_grad(*y)))
-        return matrix
+        return ScoreMatrix.apply(*x, *y, score.name, backend, (wants_grad(*x), wants_grad(*y)))  # type: ignore[no-any-return]
     left, right = factors(score, x, y)
     with torch.autocast(x.mean.device.type, enabled=False):
         matrix = widen(left.phi) @ widen(right.phi).T

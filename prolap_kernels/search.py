@@ -1,9 +1,8 @@
-"""All scores of two sides without their matrix: as bounded blocks, the best columns of every row, these in another order."""
+"""Scores of all pairs without their matrix: bounded blocks, each row's best columns, and these in another score's order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,16 +15,15 @@ from .ops.pairs import factors
 from .scores import Score, find_score
 
 WORKSPACE = {"cpu": 64 << 20, "cuda": 256 << 20}
-"""Bytes that everything of a block's size may take, beside what `pairwise_score` holds while it sums over dimensions."""
+"""Bytes that a block may take, beside what `pairwise_score` holds while it sums over dimensions."""
 CELL, EDGE = 2, 8
 """Numbers that live at once for each score of a block, and for each dimension of each of its rows and columns."""
 KEPT = 160
-"""Bytes that merging takes for each place of the best k: values and indices, twice as many, and their sorted copies."""
+"""Bytes that merging takes for each of the best k: values and indices, twice as many, and their sorted copies."""
 MATCHED = 16
 """float64 numbers that live at once for each dimension of a pair of matched rows."""
 
 Block = tuple[slice, slice, Tensor]
-Wanted = Callable[[slice, slice], bool]
 
 
 def score_blocks(
@@ -35,22 +33,21 @@ def score_blocks(
     score: str | Score = "csd",
     precise: bool = False,
     workspace: int | None = None,
-    wanted: Wanted | None = None,
+    wanted: Callable[[slice, slice], bool] | None = None,
     **score_options: str,
 ) -> Iterator[Block]:
     """Blocks (rows, columns, s_ij of these rows of x and columns of y) that make up the matrix of scores, without gradients.
 
     x, y: Gaussians [N, D] and [M, D] (tensors do where the score needs no variance); score and its options as in
-    `pairwise_score`. Rows outside, columns inside, both ascending; blocks are about square. Empty sides have no block. A block
-    is yours to change until the next one is asked for, which may be written over it.
+    `pairwise_score`. Blocks are about square and come row by row; empty sides have none. You may change a block; the next one may
+    overwrite it.
 
-    precise: each block is computed in float64 and rounded to float32, whatever the dtypes of x and y. The last bits of
-        a matrix product depend on where a row stands in it, so equal rows of y need not score the same to the last bit; rounded
-        to half the digits they do, but for a score within 1e-16 or so of a boundary of float32, and for what distances lose
-        as products.
-    workspace: bytes that one block and what it is made of may take, `WORKSPACE` by default; it fixes the size of the blocks. What
-        `pairwise_score` itself needs for scores that are sums over dimensions comes on top, and is bounded too.
-    wanted(rows, columns): blocks for which it is False are neither computed nor given.
+    precise: compute each block in float64 and round it to float32. The last bits of a matrix product depend on where a row
+        stands in it; rounded, equal rows of y score the same, except within 1e-16 or so of a boundary of float32, and except
+        for what distances lose as products.
+    workspace: bytes that a block may take, `WORKSPACE` by default; it fixes the size of the blocks. Elementwise scores take a
+        bounded amount more.
+    wanted(rows, columns): False skips a block before it is computed.
 
     Errors: ValueError or TypeError naming the argument, at the call.
     """
@@ -70,21 +67,26 @@ def _checked(
 ) -> tuple[Score, Gaussian, Gaussian]:
     score = find_score(score, **score_options)
     x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
-    shape = y.rows(slice(0))
-    check_sides(("x", "y"), x, shape._replace(mean=shape.mean.to(x.mean.dtype)) if any_dtype else shape)
+    no_rows = y.rows(slice(0))
+    check_sides(("x", "y"), x, no_rows._replace(mean=no_rows.mean.to(x.mean.dtype)) if any_dtype else no_rows)
     return score, x.detach(), y.detach()
 
 
-def _bytes(x: Gaussian, given: int | None) -> int:
-    return WORKSPACE.get(x.mean.device.type, WORKSPACE["cuda"]) if given is None else given
+def _bytes(x: Gaussian, workspace: int | None) -> int:
+    return WORKSPACE.get(x.mean.device.type, WORKSPACE["cuda"]) if workspace is None else workspace
 
 
 def _blocks(
-    score: Score, x: Gaussian, y: Gaussian, shape: tuple[int, int], precise: bool, wanted: Wanted | None
+    score: Score,
+    x: Gaussian,
+    y: Gaussian,
+    shape: tuple[int, int],
+    precise: bool,
+    wanted: Callable[[slice, slice], bool] | None,
 ) -> Iterator[Block]:
     dtype = torch.float64 if precise else torch.promote_types(x.mean.dtype, torch.float32)
     cells = min(shape[0], len(x.mean)) * min(shape[1], len(y.mean))
-    # held for all blocks: an allocator that gets and gives such sizes in turn keeps several times as much
+    # allocated once: an allocator that takes and frees such sizes in turn keeps several times as much
     sums = x.mean.new_empty(0 if score.factor_x is None else cells, dtype=dtype)
     rounded = x.mean.new_empty(cells, dtype=torch.float32) if precise else None
     for rows in ranges(len(x.mean), shape[0]):
@@ -102,7 +104,7 @@ def _side(z: Gaussian, rows: slice, precise: bool) -> Gaussian:
 
 @torch.no_grad()
 def _scores(score: Score, x: Gaussian, y: Gaussian, sums: Tensor, rounded: Tensor | None) -> Tensor:
-    """`pairwise_score` of a block, in memory that is there already where the score is bilinear."""
+    """`pairwise_score` of a block; a bilinear score writes into `sums`, and a rounded one into `rounded`."""
     shape = len(x.mean), len(y.mean)
     if score.factor_x is None:
         scores = pairwise_score(x, y, score=score)
@@ -136,18 +138,15 @@ def pairwise_topk(
         values_i0 >= values_i1 >= ..., values_ir = s(x_i, y_j) for j = indices_ir; of equal scores the lower j comes first
 
     x, y: Gaussians [N, D] and [M, D], k from 1 to M; score: a name in `SCORES`, all of which are larger for what is more alike;
-    its options follow as keywords. Values are float32 (float64 for float64 inputs) and carry no gradient: score the matched
-    rows again where one is wanted (`inclusion_score(x, y.rows(indices[:, 0]))`).
+    its options follow as keywords. Values are float32 (float64 for float64 inputs) and carry no gradient: for gradients score the
+    matched rows again (`inclusion_score(x, y.rows(indices[:, 0]))`). NaN counts as larger than any number.
 
-    Beyond inputs and results it takes the `workspace` of `score_blocks`, however large N and M are. For given scores the answer
-    does not depend on it, ties included, but blocks of another size may round the products inside a score otherwise, by a
-    unit or so in the last place: `precise=True` scores in float64 and rounds to float32, so that equal rows of y tie wherever
-    they stand (see `score_blocks`). Evaluation does that.
+    Beyond inputs and results it takes the `workspace` of `score_blocks`, however large N and M are. Blocks of another size may
+    round a score otherwise in the last place; `precise=True`, as in `score_blocks`, makes equal rows of y tie wherever they
+    stand. Evaluation does that.
 
-    NaN counts as larger than any number, so a row that has one shows it first.
-
-    `inclusion` orders generality, not similarity: for a wider y it grows with the distance of the means, and its largest value
-    may belong to the farthest row. Do not retrieve by it: `pairwise_rerank` orders a shortlist.
+    Do not retrieve by `inclusion`, which may be largest for the farthest row (see `inclusion_score`): `pairwise_rerank` orders a
+    shortlist by it.
 
     Errors: ValueError or TypeError naming the argument; k beyond M is a ValueError.
     """
@@ -159,35 +158,34 @@ def pairwise_topk(
     values = torch.empty(n, k, dtype=dtype, device=x.mean.device)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.mean.device)
     half = _bytes(x, workspace) // 2
-    walk = partial(score_blocks, y=y, score=score, precise=precise, workspace=half)
     for strip in ranges(n, max(1, half // (KEPT * k))):
         best: tuple[Tensor, Tensor] | None = None
-        for rows, columns, block in walk(x.rows(strip)):
+        for rows, columns, block in score_blocks(x.rows(strip), y, score=score, precise=precise, workspace=half):
             best = _merged(best if columns.start else None, block, columns.start, k)
             if columns.stop == m:
-                place = slice(strip.start + rows.start, strip.start + rows.stop)
-                values[place], indices[place] = best
+                done = slice(strip.start + rows.start, strip.start + rows.stop)
+                values[done], indices[done] = best
     return values, indices
 
 
 def _merged(best: tuple[Tensor, Tensor] | None, block: Tensor, first: int, k: int) -> tuple[Tensor, Tensor]:
-    """The best k of those so far and of a block whose columns start at `first`, behind all of theirs."""
+    """The best k of those so far and of a block whose columns start at `first`, after all earlier ones."""
     columns = _best_columns(block, k)
     values, indices = block.gather(1, columns), columns + first
     if best is not None:
         values, indices = torch.cat([best[0], values], 1), torch.cat([best[1], indices], 1)
-    # equal scores stand in the order of their indices already: earlier blocks hold the lower ones, and a stable sort keeps it
+    # equal scores stand in the order of their indices already, and a stable sort keeps it
     values, order = values.sort(dim=1, descending=True, stable=True)
     return values[:, :k], indices.gather(1, order[:, :k])
 
 
 def _best_columns(block: Tensor, k: int) -> Tensor:
-    """Columns of the k largest of each row in ascending order, those of lower index among equals; NaN is the largest."""
+    """Columns of each row's k largest, ascending; the lower index wins among equals, and NaN is the largest."""
     height, width = block.shape
     if k >= width:
         return torch.arange(width, device=block.device).expand(height, width)
     values, columns = block.topk(k + 1, dim=1)
-    # torch.topk takes any of several equal ones: where the last that is in equals the first that is out, sort the whole row
+    # torch.topk takes any of several equal scores: where number k equals number k + 1, sort the whole row
     tied = (values[:, k - 1] == values[:, k]) | values[:, k].isnan()
     columns = columns[:, :k].sort(dim=1).values
     for rows in tied.nonzero().flatten().split(cdiv(height, 8)):
@@ -211,13 +209,12 @@ def pairwise_rerank(
 
         J_i = the k largest of shortlist(x_i, y_j) over j;  J_i sorted by score(x_i, y_j), ties by the place in the shortlist
 
-    Why two scores: `inclusion`, H(x in y), orders generality, not similarity. For a wider y it grows with the distance of the
-    means, so by itself it retrieves what is far away. The shortlist says what x is about; among these, H says which is the more
-    general.
+    Two scores, because `inclusion` orders generality and would retrieve what is far away (see `inclusion_score`). The shortlist
+    finds what x is about; inclusion tells which of these are the more general.
 
     x, y: Gaussians [N, D] and [M, D], k from 1 to M; shortlist, score: names in `SCORES`; options belong to `score`, which is
-    taken in float64 by its plain formula and rounded to float32 (kept for float64 inputs), N k D elements in parts of `workspace`
-    bytes. Values carry no gradient. NaN comes first. Memory and errors as for `pairwise_topk`.
+    computed in float64 by its plain formula, N k D elements in parts of `workspace` bytes, and rounded to float32 unless x is
+    float64. Values carry no gradient. NaN comes first. Memory and errors as for `pairwise_topk`.
     """
     score, x, y = _checked(x, y, score, score_options)
     _, columns = pairwise_topk(x, y, k, score=shortlist, workspace=workspace)
@@ -231,7 +228,7 @@ def _matched(score: Score, x: Gaussian, y: Gaussian, columns: Tensor, workspace:
     k, flat = columns.shape[1], columns.flatten()
     out = torch.empty(len(flat), dtype=torch.promote_types(x.mean.dtype, torch.float32), device=flat.device)
     for part in ranges(len(flat), max(1, workspace // (8 * MATCHED * max(x.mean.shape[1], 1)))):
-        places = torch.arange(part.start, part.stop, device=flat.device) // k
-        left, right = (Gaussian(z.mean[at].double(), z.logvar[at].double()) for z, at in ((x, places), (y, flat[part])))
+        rows = torch.arange(part.start, part.stop, device=flat.device) // k
+        left, right = (Gaussian(z.mean[i].double(), z.logvar[i].double()) for z, i in ((x, rows), (y, flat[part])))
         out[part] = score.formula(left, right).sum(-1)
     return out.view(columns.shape)

@@ -1,11 +1,8 @@
-"""The raw custom ops and the autograd functions around them, one file an engine; here what these share.
+"""Raw custom ops and the autograd functions around them, a file for each engine; this one holds what they share.
 
-The forward pass already holds every gradient; backward only scales them, never in place, so it may run twice. It goes
-through a second function that takes the inputs too and refuses to be differentiated: without it, a gradient penalty would
-silently get a second derivative of zero.
-
-The second functions have a fixed number of parameters: where no gradient flows, Dynamo tells by their number whether
-`forward` wants a ctx.
+The forward pass computes every gradient; backward only scales them, never in place, so it may run twice. It goes through a
+second function that also takes the inputs and refuses to be differentiated: without it, a gradient penalty would silently get
+a second derivative of zero. Its number of parameters is fixed: Dynamo tells by that number whether `forward` takes a ctx.
 """
 
 from __future__ import annotations
@@ -19,10 +16,10 @@ NO_SECOND = "prolap_kernels: second derivatives are not implemented; backend='re
 
 
 def wants_grad(*tensors: Tensor) -> bool:
-    """Whether a gradient will be asked for; read before `apply`, inside which no tensor says so any more."""
+    """Whether a gradient will be needed. Call it before `apply`: inside, no tensor requires grad."""
     # isinstance, not `is None`: Dynamo answers the second wrongly for this call
     if torch.compiler.is_compiling() and not isinstance(torch._C._functorch.peek_interpreter_stack(), type(None)):
-        # there requires_grad reads False for everything, and every gradient would silently be zero
+        # requires_grad reads False here for every tensor, so every gradient would silently be zero
         raise RuntimeError(
             "prolap_kernels: torch.func transforms inside torch.compile do not work; compile the loss alone"
         )
@@ -38,7 +35,7 @@ def refuse(ctx: Any, *grads: Any) -> Any:
 
 
 class Scaled(torch.autograd.Function):
-    """g * grad in the dtype of `value`; the cast comes last, after g, or a loss scaler would come too late for float16."""
+    """g * grad in the dtype of `value`. The cast comes last: float16 needs the loss scaler in g before it."""
 
     @staticmethod
     def forward(g: Tensor, grad: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Matched rows: the raw custom ops and the autograd functions around them.
 
-Forward keeps three numbers for each row of each link, the gradient of its value by H among them; backward computes from that, and
-from the gradients of the terms that came, the gradients of all levels at once.
+Forward keeps three numbers for each row of each link, among them the gradient of its value by H. From these and the terms'
+gradients, backward computes the gradients of all levels at once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from . import keep_nothing, refuse
 
 
 class MatchedCall(NamedTuple):
-    """What the raw ops take beside tensors.
+    """Options of the raw ops.
 
-    rows: of each level; links: `links.pack` of them; backend: "triton" or "chunked"; per_row: whether the values of the links'
-    rows are wanted instead of the terms' means.
+    rows: numbers of rows of the levels; links: from `links.pack`; backend: "triton" or "chunked"; per_row: return the values of
+    the links' rows instead of the terms' means.
     """
 
     rows: list[int]
@@ -32,7 +32,7 @@ class MatchedCall(NamedTuple):
     per_row: bool
 
 
-# the schemas in words: torch 2.6 cannot read lists of symbolic sizes from the annotations
+# written-out schemas: torch 2.6 cannot read lists of symbolic sizes from annotations
 @torch.library.custom_op(
     "prolap_kernels::matched_rows",
     mutates_args=(),
@@ -46,9 +46,9 @@ def matched_rows_op(
     """Values of links and means of terms.
 
     mean, logvar: [rows of all levels, D], the levels one after another. valid: the flags, flat. Then `MatchedCall`.
-    Returns what every row of every link leaves, [3, links, longest] (`links.VALUE`, SATURATED_SHARE, GRADIENT), the terms' means
-    [terms], and [2, terms] the numbers of rows that they are over, at least 1, and the shares of these that are saturated; the
-    last two are of size 0 if per_row.
+    Returns results [3, links, longest]: `links.VALUE`, SATURATED_SHARE and GRADIENT of each row, zeros in rows that do not count;
+    means [terms]; shares [2, terms]: the number of rows that count, at least 1, and the share of them that is saturated. The last
+    two have size 0 if per_row.
     """
     read = unpack(links, rows, mean.shape[1])
     engine = _engine(backend)
@@ -85,7 +85,8 @@ def matched_gradients_op(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients by mean and logvar in their dtypes, of size 0 where not needed.
 
-    Takes what `matched_rows_op` took and gave, and g, the gradients of the terms [terms] or of each row [links, longest].
+    mean, logvar, results, shares as in `matched_rows_op`; g: the loss's gradients by the terms' means [terms], or by the rows'
+    values [links, longest].
     """
     read = unpack(links, rows, mean.shape[1])
     with torch.autocast(mean.device.type, enabled=False):
@@ -116,19 +117,17 @@ class _Gradients(torch.autograd.Function):
     def forward(
         mean: Tensor, logvar: Tensor, results: Tensor, shares: Tensor, g: Tensor, call: MatchedCall,
         need: tuple[bool, bool],
-    ) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # fmt: skip
-        tensors = mean, logvar, results, shares, g
-        grads: tuple[Tensor, Tensor] = matched_gradients_op(*tensors, call.rows, call.links, call.backend, *need)
-        return grads
+    ) -> Any:  # type: ignore[override]  # fmt: skip
+        return matched_gradients_op(mean, logvar, results, shares, g, call.rows, call.links, call.backend, *need)
 
     setup_context = staticmethod(keep_nothing)
     backward = staticmethod(refuse)
 
 
 class MatchedRows(torch.autograd.Function):
-    """mean, logvar, valid as in `matched_rows_op`, its `MatchedCall`, and whether mean and logvar need gradients.
+    """Takes mean, logvar, valid as `matched_rows_op` does, its `MatchedCall`, and whether mean and logvar need gradients.
 
-    Returns the terms' means [terms], or the rows' values [links, longest] if per_row; what is saved for backward follows.
+    Returns the terms' means [terms], or the rows' values [links, longest] if per_row; then results and shares, for backward.
     """
 
     @staticmethod
@@ -142,7 +141,7 @@ class MatchedRows(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.call, ctx.need = inputs[3:]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # zeros of what has no gradient would be launches
+        ctx.set_materialize_grads(False)  # zeros for outputs without a gradient would cost launches
         ctx.save_for_backward(*inputs[:2], *output[1:])
 
     @staticmethod

@@ -27,7 +27,7 @@ def pairs_op(
     score_name: str, objective_name: str, backend: str, negatives_only: bool, ids_given: bool, precision: str,
     stats: bool, need_x: bool, need_y: bool, need_sums: bool,
 ) -> Flat:  # fmt: skip
-    """`PairProblem` and `PairOptions` in, `PairSums` out."""
+    """Takes a `PairProblem` and `PairOptions`, returns `PairSums`."""
     problem = PairProblem(phi_x, phi_y, alpha, beta, scale, bias, x_id, y_id, row_weight, logvar_x, logvar_y)
     flags = negatives_only, ids_given, precision, stats, need_x, need_y, need_sums
     options = PairOptions(score_name, objective_name, backend, *flags)
@@ -45,14 +45,14 @@ def _(*flat: Any) -> Flat:
 
 
 def _gradients(sums: PairSums) -> tuple[Tensor, ...]:
-    """By what SCALED lists."""
+    """Gradients by the tensors that SCALED lists."""
     return (
         sums.dphi_x, sums.dphi_y, sums.row, sums.col, sums.dot.sum(), sums.row.sum(), sums.dlogvar_x, sums.dlogvar_y,
     )  # fmt: skip
 
 
 class _Weighted(torch.autograd.Function):
-    """The gradients of sum_i g_i L_i: saved sums weigh all rows alike, so the pass runs again with the weights that came."""
+    """The gradients of sum_i g_i L_i. Saved sums weigh all rows alike, so the pass runs again with g as weights."""
 
     @staticmethod
     def forward(
@@ -72,8 +72,8 @@ class _Weighted(torch.autograd.Function):
 
 
 class PairLoss(torch.autograd.Function):
-    """The TENSORS of a loss, its `PairOptions` and whether it is wanted per row. Returns the loss, [N] or 0-d; its gradients
-    follow for saving, the statistics come last."""
+    """Takes the TENSORS of a loss, its `PairOptions` and per_row. Returns the loss, [N] if per_row, else 0-d; then the gradients
+    that backward reads, then the statistics."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -88,7 +88,7 @@ class PairLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.options, ctx.per_row = inputs[TENSORS:]
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # of all that is kept, zeros as large as the gradients
+        ctx.set_materialize_grads(False)  # else backward gets zeros as large as the gradients
         ctx.save_for_backward(*inputs[:TENSORS], *output[1:])
 
     @staticmethod
@@ -99,24 +99,23 @@ class PairLoss(torch.autograd.Function):
         tensors, sums = ctx.saved_tensors[:TENSORS], PairSums(g, *ctx.saved_tensors[TENSORS:])
         values = (*tensors[:6], *tensors[8:])
         offsets = [options.need_sums and t.numel() > 0 for t in tensors[2:4]]
-        logvars = [
-            need and t is not None for need, t in zip((options.need_x, options.need_y), tensors[8:], strict=True)
-        ]
-        wanted = (options.need_x, options.need_y, *offsets, options.need_sums, options.need_sums, *logvars)
+        sides = options.need_x, options.need_y
+        logvars = [need and t is not None for need, t in zip(sides, tensors[8:], strict=True)]
+        needed = (*sides, *offsets, options.need_sums, options.need_sums, *logvars)
         if ctx.per_row:
             grads = _Weighted.apply(g, *tensors, options)
         else:
             factor = g * tensors[4]
             grads = tuple(
-                Scaled.apply(factor if scaled else g, grad, value) if want else None
-                for grad, scaled, value, want in zip(_gradients(sums), SCALED, values, wanted, strict=True)
+                Scaled.apply(factor if scaled else g, grad, value) if need else None
+                for grad, scaled, value, need in zip(_gradients(sums), SCALED, values, needed, strict=True)
             )
-        grads = [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
+        grads = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
         return (*grads[:6], None, None, *grads[6:], None, None)
 
 
 class Kept(torch.autograd.Function):
-    """`value` itself; gradients of the rows that `ignored` [N] marks are zeros, whatever those rows hold."""
+    """`value` itself; its gradient is zero in the rows that `ignored` [N] marks, whatever came back for them."""
 
     @staticmethod
     def forward(value: Tensor, ignored: Tensor) -> Tensor:  # type: ignore[override]
@@ -134,7 +133,7 @@ class Kept(torch.autograd.Function):
 
 @torch.library.custom_op("prolap_kernels::half_trace", mutates_args=())
 def half_trace_op(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
-    """-1/2 sum_d exp(logvar), rows [N], and the gradient of their sum, [N, D] or size 0, by a fused kernel."""
+    """The fused kernel of `gemm.half_trace`: -1/2 sum_d exp(logvar) [N], and the gradient of its sum, [N, D] or size 0."""
     from ..backends.triton.gemm import half_trace
 
     with torch.autocast(logvar.device.type, enabled=False):
@@ -148,12 +147,11 @@ def _(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
 
 
 class HalfTrace(torch.autograd.Function):
-    """`half_trace_op`: rows [N], then their gradient for saving."""
+    """`half_trace_op`: rows [N], then their gradient, for backward."""
 
     @staticmethod
-    def forward(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        out: tuple[Tensor, Tensor] = half_trace_op(logvar, need_grad)
-        return out
+    def forward(logvar: Tensor, need_grad: bool) -> Any:  # type: ignore[override]
+        return half_trace_op(logvar, need_grad)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -170,7 +168,7 @@ class HalfTrace(torch.autograd.Function):
 
 
 class FusedGaussian(Gaussian):
-    """A Gaussian whose trace takes one launch, its gradient included: at small batches launches are the cost."""
+    """A Gaussian whose trace and its gradient take one launch: at small batches launches are the cost."""
 
     @property
     def half_trace(self) -> Tensor:
@@ -179,7 +177,7 @@ class FusedGaussian(Gaussian):
 
 
 def factors(score: Score, x: Gaussian, y: Gaussian, fused: bool = False) -> tuple[Factor, Factor]:
-    """Both sides as factors of a matrix product; autocast keeps its hands off the sums. fused: by kernels, on a GPU."""
+    """Both sides as factors of a matrix product, their sums without autocast. fused: use the GPU's kernels."""
     assert score.factor_x is not None
     assert score.factor_y is not None
     if fused:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backends import sums_over_dimensions
 from ..backends.chunked import elementwise
-from ..gaussian import Gaussian
+from ..gaussian import Gaussian, widen
 from ..scores import NAMED
 from . import keep_nothing, refuse
 
@@ -23,14 +23,14 @@ def scores_op(mx: Tensor, lx: Tensor, my: Tensor, ly: Tensor, score_name: str, b
 
 @scores_op.register_fake
 def _(mx: Tensor, lx: Tensor, my: Tensor, *rest: Any) -> Tensor:
-    return mx.new_empty(mx.shape[0], my.shape[0], dtype=sum_dtype(mx))
+    return mx.new_empty(mx.shape[0], my.shape[0], dtype=widen(mx).dtype)
 
 
 @torch.library.custom_op("prolap_kernels::score_gradients", mutates_args=())
 def score_gradients_op(
     g: Tensor, mx: Tensor, lx: Tensor, my: Tensor, ly: Tensor, score_name: str, backend: str, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """sum_ij g_ij ds_ij by (mean, logvar) of x and of y, size 0 where not needed."""
+    """Gradients of sum_ij g_ij s_ij by (mean, logvar) of x and of y, size 0 where not needed."""
     sides, need = (Gaussian(mx, lx), Gaussian(my, ly)), (need_x, need_y)
     with torch.autocast(mx.device.type, enabled=False):
         a, b, c, d = elementwise.matrix_gradients(sums_over_dimensions(backend), NAMED[score_name], *sides, g, need)
@@ -41,11 +41,7 @@ def score_gradients_op(
 def _(g: Tensor, mx: Tensor, lx: Tensor, my: Tensor, ly: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     need_x, need_y = rest[2:]
     needed = ((mx, need_x), (lx, need_x), (my, need_y), (ly, need_y))
-    return tuple(t.new_empty(t.shape if wanted else 0, dtype=sum_dtype(mx)) for t, wanted in needed)
-
-
-def sum_dtype(t: Tensor) -> torch.dtype:
-    return torch.float64 if t.dtype == torch.float64 else torch.float32
+    return tuple(t.new_empty(t.shape if need else 0, dtype=widen(mx).dtype) for t, need in needed)
 
 
 class _Gradients(torch.autograd.Function):
@@ -53,15 +49,9 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        g: Tensor,
-        mx: Tensor,
-        lx: Tensor,
-        my: Tensor,
-        ly: Tensor,
-        score_name: str,
-        backend: str,
+        g: Tensor, mx: Tensor, lx: Tensor, my: Tensor, ly: Tensor, score_name: str, backend: str,
         need: tuple[bool, bool],
-    ) -> tuple[Tensor, ...]:  # type: ignore[override]
+    ) -> tuple[Tensor, ...]:  # type: ignore[override]  # fmt: skip
         grads = score_gradients_op(g, mx, lx, my, ly, score_name, backend, *need)
         return tuple(grad.to(value.dtype) for grad, value in zip(grads, (mx, lx, my, ly), strict=True))
 
@@ -70,12 +60,11 @@ class _Gradients(torch.autograd.Function):
 
 
 class ScoreMatrix(torch.autograd.Function):
-    """(mean, logvar) of x and of y, then the score's name, the backend and need = (x, y). Returns s_ij [N, M]."""
+    """Takes (mean, logvar) of x and of y, the score's name, the backend, need = (x, y). Returns s_ij [N, M]."""
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:  # type: ignore[override]
-        matrix: Tensor = scores_op(*args[:6])
-        return matrix
+    def forward(*args: Any) -> Any:  # type: ignore[override]
+        return scores_op(*args[:6])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:

@@ -19,31 +19,31 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 OFF = "PROLAP_COMPILE"
-"""Environment variable; "0" keeps everything eager."""
+"""Environment variable: "0" keeps everything eager."""
 OPTIONS = {
-    # one loop: nothing is stored between the operations of a sweep, however many read it
+    # one loop: a sweep stores no intermediate result, however often it is read
     "realize_opcount_threshold": 1 << 20,
     "realize_reads_threshold": 1 << 20,
     "realize_acc_reads_threshold": 1 << 20,
     # the number of threads is read at the call: set_num_threads and forked workers stay in force
     "cpp.dynamic_threads": True,
     "compile_threads": 1,
-    # its key cannot be made for a graph that did not come from Dynamo; the shared library is cached all the same
+    # this cache has no key for a graph that Dynamo did not trace; the shared library is cached all the same
     "fx_graph_cache": False,
 }
 TRACED, CHECKED = (131, 3989), (19, 37)
-"""Sizes of the blocks that a program is traced on, primes so that nothing divides them, and checked on besides."""
+"""Block sizes: tracing takes the first, primes so that nothing divides them; checks take both."""
 Program = Callable[..., Sequence[Tensor]]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 log = logging.getLogger("prolap_kernels")
 _programs: dict[Hashable, Program | None] = {}
 _broken: list[str] = []
-"""Why no program at all can be compiled in this process, once that is known."""
+"""Why this process can compile nothing, once that is known."""
 _lock = threading.RLock()
 
 
 def works(*keys: Hashable) -> bool:
-    """Whether compiling is wanted and has not failed: for each of `keys`; without any, whether new programs can be compiled."""
+    """Whether compiling is on and has failed for none of these programs; without keys, whether a new one can be compiled."""
     if os.environ.get(OFF, "1") == "0":
         return False
     return all(_programs[key] is not None if key in _programs else not _broken for key in keys or (object(),))
@@ -57,7 +57,7 @@ def program(
 ) -> Program | None:
     """`function`, from tensors to a sequence of tensors, compiled once per key; None where it has to run eagerly.
 
-    example(*shape): its arguments, for each of `shapes`: the one that it is traced and checked on, and another to check.
+    example(*shape) makes its arguments: tracing takes those of the first of `shapes`, checks take those of both.
     """
     with _lock:
         if key not in _programs and works():
@@ -73,10 +73,10 @@ def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shap
 
             graph = make_fx(function, tracing_mode="symbolic")(*example(*shapes[0]))
             symbolic = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
-            made: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
+            compiled: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
             for shape in shapes:
-                _check(made, function, partial(example, *shape))
-            return made
+                _check(compiled, function, partial(example, *shape))
+            return compiled
     except Exception as error:  # whatever a compiler can do wrong, the loss is still there
         cause = getattr(error, "inner_exception", error)
         lines = [line.strip() for line in str(cause).strip().splitlines()] or [""]
@@ -90,23 +90,23 @@ def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shap
 
 
 def _concerns_all(cause: BaseException) -> bool:
-    """Whether the next program must fail alike: no Inductor, no compiler, no room to write, a header that is missing."""
+    """Whether every other program must fail too: no Inductor, no compiler, no disk space, a missing header."""
     if isinstance(cause, (ImportError, OSError)):
         return True
-    named = {kind.__name__ for kind in type(cause).__mro__}
-    return "InvalidCxxCompiler" in named or ("CppCompileError" in named and "fatal error:" in str(cause))
+    kinds = {kind.__name__ for kind in type(cause).__mro__}
+    return "InvalidCxxCompiler" in kinds or ("CppCompileError" in kinds and "fatal error:" in str(cause))
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Compilation sees neither the caller's modes nor its filters of warnings."""
+    """Hides the caller's modes and warning filters from the compiler."""
     with warnings.catch_warnings(), _disable_current_modes(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
         yield
 
 
-def _check(made: Program, function: Program, example: Callable[[], list[Tensor]]) -> None:
-    """A compiler's error must not become a wrong loss; arguments anew for each, since a program may change them."""
-    for mine, want in zip(made(*example()), function(*example()), strict=True):
-        size = float(want.abs().max()) if want.numel() else 0.0
-        torch.testing.assert_close(mine, want, rtol=1e-4, atol=1e-4 * size)
+def _check(compiled: Program, function: Program, example: Callable[[], list[Tensor]]) -> None:
+    """A compiler's error must not become a wrong loss. Each side gets its own arguments: a program may change them."""
+    for value, truth in zip(compiled(*example()), function(*example()), strict=True):
+        size = float(truth.abs().max()) if truth.numel() else 0.0
+        torch.testing.assert_close(value, truth, rtol=1e-4, atol=1e-4 * size)

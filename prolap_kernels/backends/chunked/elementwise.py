@@ -1,6 +1,6 @@
-"""Blocks of elementwise scores, and what gradients by them become: compiled, or eagerly in small pieces.
+"""Blocks of elementwise scores and their gradients: compiled, or eagerly in small pieces.
 
-Only O((N + M) D) is ever stored beside a block; N M D elements exist in registers alone (eagerly, a bounded piece at a time).
+Memory beside a block is O((N + M) D). The N M D elements exist in registers alone, or in a bounded piece where torch is eager.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ..blocks import block_shape, blocks
 from . import compiled
 
 COMPILE_CELLS = 1 << 24
-"""Elements N M D from which a program is compiled: below, eager pieces take up to a second or so, a compilation several."""
+"""Elements N M D from which a program is compiled: fewer take eager torch up to a second, and a compilation takes several."""
 EAGER_CELLS = 1 << 20
 """Elements of an eager piece: some ten temporaries of 4 MB."""
 PARTS = 8
-"""Numbers that a row takes per dimension while its parts are made: three parts and float64 on the way."""
+"""Numbers that a row takes per dimension while its parts are computed: three parts, and float64 on the way."""
 MATRIX_CELLS = {"cpu": 1 << 23, "cuda": 1 << 26}
 """Numbers that a block of a whole matrix may take: 32 MB in float32; 256 MB on a GPU, whose kernels want rows."""
 SHAPES = ((29, 61, 131), (7, 5, 19))
-"""Rows, columns and dimensions that programs are traced on and checked on besides."""
+"""Rows, columns and dimensions: tracing takes the first, checks take both."""
 Summed = Callable[..., Any]
 
 
 class Sums(NamedTuple):
-    """Who sums over dimensions.
+    """How a backend sums over dimensions.
 
-    scores(score, rows, out) -> s_ij [N, M] in the dtype of the rows, into `out` if given.
-    gradients(score, rows, grad, side) -> sum over the other side of grad [N, M] * df by (mean, logvar) of `side`, "x" or "y",
+    scores(score, rows, out) -> s_ij [N, M] in the dtype of the rows, written into `out` unless that is None.
+    gradients(score, rows, grad, side) -> grad [N, M] * df by (mean, logvar) of `side`, "x" or "y", summed over the other side,
     without the terms that are linear in logvar.
-    workspace: bytes that a block of a loss may take, None for those of any block on the device.
+    workspace: bytes that a block of a loss may take, None for the device's default.
     """
 
     scores: Callable[[Score, Rows, Tensor | None], Tensor]
@@ -51,14 +51,14 @@ def function_of(score: Score) -> Elementwise:
 
 
 def block_scores(sums: Sums, score: Score, x: Gaussian, y: Gaussian, out: Tensor | None = None) -> Tensor:
-    """s_ij [N, M] in float32 (float64 for float64 means), into `out` if given."""
+    """s_ij [N, M] in float32 (float64 for float64 means), written into `out` unless that is None."""
     return sums.scores(score, read_rows(function_of(score), x, y), out)
 
 
 def block_gradients(
     sums: Sums, score: Score, x: Gaussian, y: Gaussian, grad: Tensor, side: str
 ) -> tuple[Tensor, Tensor]:
-    """sum over the other side of grad_ij ds_ij/d(mean, logvar) of `side`, "x" or "y": [N, D] or [M, D] each."""
+    """grad_ij ds_ij/d(mean, logvar) of `side`, "x" or "y", summed over the other side: [N, D] or [M, D] each."""
     function = function_of(score)
     d_mean, d_logvar = sums.gradients(score, read_rows(function, x, y), grad, side)
     linear, dim = (function.logvar_x, 1) if side == "x" else (function.logvar_y, 0)
@@ -68,7 +68,7 @@ def block_gradients(
 
 
 def matrix(sums: Sums, score: Score, x: Gaussian, y: Gaussian) -> Tensor:
-    """The scores of all pairs, in blocks whose parts are bounded."""
+    """The scores of all pairs, block by block."""
     out = widen(x.mean).new_empty(len(x.mean), len(y.mean))
     for i, j in _blocks(x, y):
         block_scores(sums, score, x.rows(i), y.rows(j), out[i, j])
@@ -80,7 +80,7 @@ def matrix_gradients(
 ) -> list[Tensor]:
     """`block_gradients` of all pairs by (mean, logvar) of x and of y, size 0 where not needed."""
     like, grad = widen(x.mean), grad.to(widen(x.mean).dtype)
-    totals = [like.new_zeros(t.shape if wanted else 0) for z, wanted in zip((x, y), need, strict=True) for t in z]
+    totals = [like.new_zeros(t.shape if needed else 0) for z, needed in zip((x, y), need, strict=True) for t in z]
     for part in _blocks(x, y):
         for k, side in enumerate("xy"):
             if need[k]:
@@ -104,7 +104,7 @@ def value_sums(function: Elementwise, rows: Rows) -> list[Tensor]:
 
 
 def gradient_sums(function: Elementwise, side: str, rows: Rows, grad: Tensor) -> list[Tensor]:
-    """sum over the other side of grad [N, M] * df by mean and logvar, but for the linear terms: [N, D] or [M, D]."""
+    """grad [N, M] * df by mean and logvar, without the linear terms, summed over the other side: [N, D] or [M, D]."""
     gradient, dim = (function.gradient_x, 1) if side == "x" else (function.gradient_y, 0)
     return [(grad[:, :, None] * part).sum(dim) for part in gradient(*rows.pairs())]
 
@@ -156,7 +156,7 @@ def _program(key: tuple[str, str], function: Summed, rows: Rows, *grad: Tensor) 
         return None
 
     def example(h: int, w: int, d: int) -> list[Tensor]:
-        # no tensor twice: tracing would take the two for one
+        # every tensor its own: tracing would take two equal ones for one
         random = torch.Generator().manual_seed(0)
         shapes = [(h, d)] * 3 + [(w, d)] * 3 + [(2, h), (2, w), (h, w)][: 2 + len(grad)]
         return [torch.rand(shape, generator=random, dtype=like.dtype, device="cpu") for shape in shapes]

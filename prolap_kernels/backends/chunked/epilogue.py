@@ -1,4 +1,4 @@
-"""What happens to a block of products between the matrix products: one sweep, eager or compiled."""
+"""A block of scores becomes losses, sums and gradients by the logits, in one sweep: eager or compiled."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...pairs import SATURATED, counted_pairs, positive_pairs
 
 
 class Form(NamedTuple):
-    """What is known before any tensor is: each value is a program of its own once compiled.
+    """What a sweep does; each value compiles to a program of its own.
 
-    wide: sums along rows are taken in float64. A compiled loop adds lane by lane, where eager torch adds in pairs.
+    wide: take sums along rows in float64, since a compiled loop adds one by one, where eager torch adds in pairs.
     """
 
     objective_name: str
@@ -30,7 +30,7 @@ class Form(NamedTuple):
 
 
 class Block(NamedTuple):
-    """product = phi_x phi_y^T [h, w] and what belongs to its rows and columns; None: zeros, for `weight` ones.
+    """product = phi_x phi_y^T [h, w], then the values of its rows and columns; None stands for zeros, in `weight` for ones.
 
     scale and bias are [1]: the tracer takes 0-d float64 tensors for Python numbers, and fails on them.
     """
@@ -71,7 +71,7 @@ def _cells(form: Form, block: Block) -> tuple[Tensor, Tensor, Tensor, Tensor | N
 
 
 def measure(form: Form, block: Block, sides: Side = ()) -> Side:
-    """The block's share in the totals that the objective's normaliser asks for, of the rows, then of the columns."""
+    """The block's share of the normaliser's totals, of the rows, then of the columns."""
     normaliser = form.objective.normaliser
     assert normaliser is not None
     _, logit, positive, counted = _cells(form, block)
@@ -79,7 +79,7 @@ def measure(form: Form, block: Block, sides: Side = ()) -> Side:
 
 
 def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:
-    """Everything of a block but its products. sides: what the normaliser's `finish` says of the rows, then of the columns."""
+    """All that a block gives but products. sides: what the normaliser's `finish` returned of the rows, then of the columns."""
     none = block.product.new_empty(0)
     score, logit, positive, counted = _cells(form, block)
     half = len(sides) // 2
@@ -93,7 +93,7 @@ def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:
     loss = none if loss is None else _row_sum(form, loss)
     if not form.grads:
         return Swept(none, loss, none, none, stats)
-    if counted is not None:  # by where: an infinite score of a pair that does not count must not turn 0 into NaN
+    if counted is not None:  # `where`, not a product: 0 times the infinite score of a pair that does not count is NaN
         grad, score = torch.where(counted, grad, 0.0), torch.where(counted, score, 0.0)
     if block.weight is not None:
         grad = grad * block.weight[:, None]
@@ -112,10 +112,10 @@ def _statistics(logit: Tensor, positive: Tensor, counted: Tensor | None, gradien
 
 
 def example(form: Form, dtype: torch.dtype, measured: bool, h: int, w: int) -> list[Tensor]:
-    """Arguments of `measure` or, `measured`, of `sweep` in a list, for whoever traces or checks them."""
+    """Arguments to trace and check `measure` on, or `sweep` if measured."""
     alpha, beta = (torch.linspace(-1, 1, k, dtype=dtype, device="cpu") for k in (h, w))
     x_id, y_id = (torch.arange(k, device="cpu") % 7 - 1 for k in (h, w))
-    # no tensor twice: tracing would take the two for one
+    # every tensor its own: tracing would take two equal ones for one
     scale, bias = (torch.tensor([value], dtype=dtype, device="cpu") for value in (3.0, -1.0))
     block = Block(alpha[:, None] * beta, alpha, beta, 2 - alpha, scale, bias, x_id, y_id)
     normaliser = form.objective.normaliser

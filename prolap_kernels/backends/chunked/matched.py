@@ -1,7 +1,7 @@
 """Matched rows in plain torch: values, means and gradients of links; any dtype and device, bounded workspace.
 
-In float64 for float64 and in float32 otherwise. Calls with many elements run compiled on a CPU: one loop forward and one back for
-each kind of link, whatever its sizes and coefficients.
+float64 inputs are computed in float64, others in float32. On a CPU, large calls run compiled: one loop forward and one backward
+for each kind of link, whatever its sizes and coefficients.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from ..links import (
 from . import compiled
 
 CELLS = {"cpu": 1 << 17}
-"""Rows times dimensions at a time: on a CPU temporaries stay in the cache, and no operation is cut up among threads."""
+"""Elements that run at a time: so few that on a CPU temporaries stay in the cache, and torch starts no threads."""
 MANY_CELLS = 1 << 22
+"""The same on other devices."""
 COMPILED_CELLS = 1 << 21
-"""As many for a compiled loop, which has no temporaries but 16-bit types widened."""
+"""The same for a compiled loop, whose only temporaries are widened 16-bit inputs."""
 COMPILE_CELLS = 1 << 19
-"""Elements of all links of a call from which it runs compiled: below, 1000 calls forward and back gain less than the seconds
-that a compilation takes. A step of ProLAP at the paper's size has 950,000."""
+"""Elements of all links of a call from which it runs compiled: smaller ones would take over 1000 steps to win back the seconds of
+a compilation. A step of ProLAP at the paper's size has 950,000."""
 Program = Callable[..., Sequence[Tensor]]
 
 
 class Coefficients(NamedTuple):
-    """Of a `Link`: floats, or tensors [1] in a program that serves all links of a kind."""
+    """Coefficients of a `Link`: floats, or tensors [1] in a program that serves all links of a kind."""
 
     factor: float | Tensor
     kappa: float | Tensor
@@ -52,7 +53,7 @@ class Coefficients(NamedTuple):
 
 
 def _values(kind: int, x: Gaussian, y: Gaussian, of: Coefficients) -> tuple[Tensor, ...]:
-    """What is summed over the dimensions, [n, D] each. SCORE: h. NONE: -log sigmoid(factor h), and whether it is saturated. VIB:
+    """The summands over dimensions, [n, D] each. SCORE: h. NONE: -log sigmoid(factor h), and whether that is saturated. VIB:
     -(1 + q - m^2 - exp(q))/2 of x, with q = factor * logvar."""
     if kind == VIB:
         q = of.factor * x.logvar
@@ -78,12 +79,12 @@ def _gradients(kind: int, x: Gaussian, y: Gaussian, of: Coefficients, weight: Te
 
 
 def _times(weight: Tensor, derivative: Tensor) -> Tensor:
-    """A vanished weight wins over an infinite derivative, its limit, and over a row's NaN."""
+    """The product, but 0 where the weight is 0, even if the derivative is infinite or NaN."""
     return torch.where(weight == 0, 0.0, weight * derivative)
 
 
 class _Loops:
-    """A function of links, run on some rows at a time: compiled where that is worthwhile, eager elsewhere."""
+    """Runs a function of links on some rows at a time: compiled where that pays, else eagerly."""
 
     def __init__(
         self, function: Program, mean: Tensor, logvar: Tensor, rows: Sequence[int], links: Sequence[Link]
@@ -115,15 +116,15 @@ class _Loops:
 
 
 def _kind(link: Link) -> int:
-    """NONE, VIB or, for all links that sum h itself, SCORE."""
+    """The link's kind, or SCORE for every link that sums h itself."""
     return SCORE if link.kind == SUM else link.kind
 
 
 def _programs(function: Program, kinds: set[int], dtype: torch.dtype) -> dict[int, Program]:
-    """The function for each kind, compiled; nothing if one cannot be."""
+    """The function for each kind, compiled; empty if one fails to compile."""
 
     def example(h: int, w: int) -> list[Tensor]:
-        # no tensor twice: tracing would take the two for one
+        # every tensor its own: tracing would take two equal ones for one
         random = torch.Generator().manual_seed(0)
         shapes = [(h, w)] * 4 + [(3,)] + ([(h,), (4,)] + [(h, w)] * 4 if function is _add_gradients else [])
         return [torch.rand(shape, generator=random, dtype=dtype, device="cpu") for shape in shapes]
@@ -142,24 +143,18 @@ def _programs(function: Program, kinds: set[int], dtype: torch.dtype) -> dict[in
 
 
 def _value_sums(kind: int, in_float64: bool, x: Gaussian, y: Gaussian, of: Coefficients) -> list[Tensor]:
-    """`_values` summed over dimensions, [n] each; a compiled loop sums in float64, since it adds lane by lane, where eager torch
-    adds in pairs."""
+    """`_values` summed over dimensions, [n] each; in float64 in a compiled loop, which adds one by one, where eager torch adds in
+    pairs."""
     values = _values(kind, x, y, of)
     return [t.sum(1, dtype=torch.float64).to(t.dtype) if in_float64 else t.sum(1) for t in values]
 
 
 def _add_gradients(
-    kind: int,
-    in_float64: bool,
-    x: Gaussian,
-    y: Gaussian,
-    of: Coefficients,
-    weight: Tensor,
-    kept: Tensor,
+    kind: int, in_float64: bool, x: Gaussian, y: Gaussian, of: Coefficients, weight: Tensor, kept: Tensor,
     *totals: Tensor,
-) -> Sequence[Tensor]:
+) -> Sequence[Tensor]:  # fmt: skip
     """Adds `_gradients` of weight [n] to totals, the gradients by mean and log-variance of x, then of y; kept [4]: 0 where a
-    total holds nothing yet."""
+    total is still unset."""
     by_mean, *by_logvar = _gradients(kind, x, y, of, weight[:, None])
     gradients = [by_mean, by_logvar[0]] + ([] if kind == VIB else [-by_mean, by_logvar[1]])
     for total, gradient, keep in zip(totals, gradients, kept.split(1), strict=False):
@@ -168,7 +163,7 @@ def _add_gradients(
 
 
 def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]) -> Tensor:
-    """[3, links, longest]: VALUE, SATURATED_SHARE and GRADIENT of each row; zeros where a row does not count."""
+    """results of `ops.matched.matched_rows_op`."""
     sums = widen(mean).new_zeros(2, len(links), max(link.rows for link in links))
     counted = torch.zeros(sums.shape[1:], dtype=torch.bool, device=sums.device)
     loops = _Loops(_value_sums, mean, logvar, rows, links)
@@ -181,7 +176,7 @@ def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int
 
 
 def _finished(sums: Tensor, links: Sequence[Link], width: int) -> Tensor:
-    """What `matched_rows` gives, of all links at once, from the sums over dimensions [2, links, longest]."""
+    """The results of `matched_rows`, for all links at once, from the sums over dimensions [2, links, longest]."""
     is_sum = [link.kind == SUM for link in links]
     divisors = [width if link.kind in (NONE, VIB) else 1 for link in links]
     loss, factor, divisor = sums.new_tensor([is_sum, [link.factor for link in links], divisors])[:, :, None]
@@ -192,11 +187,8 @@ def _finished(sums: Tensor, links: Sequence[Link], width: int) -> Tensor:
     return torch.stack([value, saturated, torch.where(loss > 0, -factor * steep, 1.0)])
 
 
-def matched_means(
-    results: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Of each term the mean value [terms] over its rows that count, and [2, terms] how many those are, at least 1, and their
-    saturated share. results: what `matched_rows` gave."""
+def matched_means(results: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]) -> tuple[Tensor, Tensor]:
+    """means and shares of `ops.matched.matched_rows_op`."""
     term = torch.tensor([link.term for link in links], device=results.device)
     counts = [link.rows if link.flags_at == NO_FLAGS else counted_rows(valid, link).sum() for link in links]
     counted = torch.stack([torch.as_tensor(n, dtype=results.dtype, device=results.device) for n in counts])
@@ -211,8 +203,7 @@ def matched_gradients(
     mean: Tensor, logvar: Tensor, results: Tensor, shares: Tensor, g: Tensor, rows: Sequence[int], links: Sequence[Link],
     need: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients by mean and logvar in their dtypes, or size 0: of g [terms] times the terms' means, or of g [links, longest]
-    times the rows' values. results: what `matched_rows` gave, shares: what `matched_means` did."""
+    """The gradients of `ops.matched.matched_gradients_op`."""
     totals = _Totals([torch.empty(t.shape, dtype=results.dtype, device=t.device) for t in (mean, logvar)], starts(rows))
     loops = _Loops(_add_gradients, mean, logvar, rows, links)
     weight = _weights(results, shares, g, links, mean.shape[1])
@@ -229,7 +220,7 @@ def matched_gradients(
 
 
 def _weights(results: Tensor, shares: Tensor, g: Tensor, links: Sequence[Link], width: int) -> Tensor:
-    """What `_gradients` of each row are multiplied by, [links, longest]."""
+    """Weights of the rows in `_gradients`, [links, longest]."""
     wide = max(width, 1)
     share = [{NONE: -link.factor / wide, VIB: 1 / wide}.get(link.kind, 1.0) for link in links]
     local = results.new_tensor(share)[:, None]
@@ -239,15 +230,14 @@ def _weights(results: Tensor, shares: Tensor, g: Tensor, links: Sequence[Link], 
 
 
 class _Totals:
-    """Gradients by the means and the log-variances of all rows, [rows, D] each; of every level the first rows hold something."""
+    """Gradients by the means and the log-variances of all rows, [rows, D] each; of each level the first `held` rows are set."""
 
     def __init__(self, tensors: Sequence[Tensor], first: Sequence[int]) -> None:
         self.tensors, self.first = tensors, first
         self.held = [[0] * (len(first) - 1) for _ in tensors]
 
     def claim(self, link: Link) -> Tensor:
-        """Whether the link's rows hold something, [4]: mean and log-variance of its inner and of its outer level. From now on
-        they do."""
+        """Whether the link's rows are set, [4]: mean and log-variance of its inner and of its outer level; counts them as set."""
         kept = []
         for level in (link.inner, link.outer):
             for moved, total, held in zip((link.moves_mean, True), self.tensors, self.held, strict=True):
@@ -268,7 +258,7 @@ class _Totals:
         return [unread[0], by_logvar[inner], unread[1], by_logvar[outer]]
 
     def finish(self) -> None:
-        """Zeros the rows that hold nothing."""
+        """Zeros the rows that are not set."""
         for total, held in zip(self.tensors, self.held, strict=True):
             for level, rows in enumerate(held):
                 total[self.first[level] + rows : self.first[level + 1]].zero_()

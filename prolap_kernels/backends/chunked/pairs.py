@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,35 +17,22 @@ from . import compiled, elementwise
 from .epilogue import Block, Form, Swept, example, measure, sweep
 
 WORKSPACE = {"cpu": 64 << 20, "cuda": 100 << 20}
-"""Bytes that everything of a block's size may take."""
+"""Bytes that all matrices of a block's size may take together."""
 LIVE = 38
-"""Matrices of a block's size that an eager sweep is given room for: some 30 live at once for softmax, 19 for sigmoid, and the
-heap keeps part of what is freed."""
+"""Matrices of a block's size that an eager sweep has room for: softmax holds some 30 at once, sigmoid 19, and the heap keeps
+part of what is freed."""
 COMPILED_LIVE = 8
-"""As many of a compiled sweep: it needs 2, the rest keeps products, and blocks of an eighth stay in the cache."""
+"""The same for a compiled sweep: it needs 2; the others keep products, and blocks of an eighth stay in the cache."""
 COMPILE_CELLS = 1 << 20
 """Pairs from which a sweep is compiled: below, a call takes a fraction of a second either way, a compilation several."""
 Part = tuple[slice, slice]
 
 
-class Engine(Protocol):
-    """What makes the scores of a block, and what gradients by the scores become.
-
-    beside: numbers that a block takes beside each of its rows and columns; workspace: bytes of a block, None for `WORKSPACE`.
-    """
-
-    beside: int
-    workspace: int | None
-
-    def scores(self, rows: slice, cols: slice, out: Tensor | None) -> Tensor:
-        """s_ij without the offsets, [h, w], into `out` if given."""
-
-    def add(self, sums: PairSums, part: Part, grad: Tensor) -> None:
-        """Adds what grad [h, w] = dL/ds of a block gives to the gradients that `sums` has room for."""
-
-
 class Bilinear:
-    """s_ij = phi_x_i . phi_y_j, a matrix product."""
+    """Scores of blocks, s_ij = phi_x_i . phi_y_j, by matrix products.
+
+    beside: numbers that a block takes for each of its rows and columns; workspace: bytes of a block, None for `WORKSPACE`.
+    """
 
     workspace: int | None = None
 
@@ -57,10 +44,12 @@ class Bilinear:
         self.beside = problem.phi_x.shape[1] if copied else 0
 
     def scores(self, rows: slice, cols: slice, out: Tensor | None) -> Tensor:
+        """s_ij without the offsets, [h, w]; written into `out` unless that is None."""
         x, y = widen(self.phi[0][rows]), widen(self.phi[1][cols])
         return x @ y.T if out is None else torch.mm(x, y.T, out=out)
 
     def add(self, sums: PairSums, part: Part, grad: Tensor) -> None:
+        """Adds a block's share, from grad [h, w] = dL/ds, to the gradients that `sums` has room for."""
         rows, cols = part
         if sums.dphi_x.numel():
             sums.dphi_x[rows].addmm_(grad, self._clean(1, cols))
@@ -72,7 +61,7 @@ class Bilinear:
 
 
 class Elementwise:
-    """s_ij = sum_d f(x_id, y_jd)."""
+    """Scores of blocks, s_ij = sum_d f(x_id, y_jd); its methods do what those of `Bilinear` do."""
 
     def __init__(self, problem: PairProblem, options: PairOptions, over_dimensions: elementwise.Sums) -> None:
         assert problem.logvar_x is not None
@@ -101,8 +90,11 @@ class Elementwise:
         return Gaussian(mean, logvar)
 
 
+Engine = Bilinear | Elementwise
+
+
 def _ignored(problem: PairProblem, options: PairOptions) -> tuple[Tensor | None, Tensor | None]:
-    """Which rows of either side are left out, None where none is (on a GPU always given: to look would stop it)."""
+    """The ignored rows of either side, None where all count; on a GPU a tensor always: to look would make the host wait."""
     if not options.ids_given:
         return None, None
     masks = [ids < 0 for ids in (problem.x_id, problem.y_id)]
@@ -111,12 +103,12 @@ def _ignored(problem: PairProblem, options: PairOptions) -> tuple[Tensor | None,
 
 
 def _blank(value: Tensor, ignored: Tensor | None, part: slice) -> Tensor:
-    """Ignored rows as zeros: 0 * NaN is NaN, and what padding holds must not reach any gradient."""
+    """`value` with zeros in ignored rows: 0 * NaN is NaN, and padding must not reach any gradient."""
     return value if ignored is None else value.masked_fill(ignored[part, None], 0)
 
 
 class _Blocks:
-    """The blocks of a problem, in the same order every time, and the two passes over one of them."""
+    """The blocks of a problem, always in one order, and the two passes over a block."""
 
     def __init__(self, problem: PairProblem, options: PairOptions, engine: Engine) -> None:
         n, m, like = len(problem.phi_x), len(problem.phi_y), problem.scale
@@ -157,12 +149,12 @@ class _Blocks:
         return Block(product, alpha, beta, weight, p.scale.reshape(1), p.bias.reshape(1), p.x_id[rows], p.y_id[cols])
 
     def _product(self, rows: slice, cols: slice, keep: bool) -> Tensor:
-        """The engine's scores; the first pass keeps as many as memory allows for the second, which takes them away."""
-        at = rows.start, cols.start
-        if not keep and at in self.kept:
-            return self.kept.pop(at)
+        """The engine's scores; keep: the first pass leaves the second as many of them as memory allows."""
+        corner = rows.start, cols.start
+        if not keep and corner in self.kept:
+            return self.kept.pop(corner)
         if keep and self.programs and len(self.kept) < COMPILED_LIVE - 4:
-            return self.kept.setdefault(at, self.engine.scores(rows, cols, None))
+            return self.kept.setdefault(corner, self.engine.scores(rows, cols, None))
         h, w = rows.stop - rows.start, cols.stop - cols.start
         return self.engine.scores(rows, cols, self.buffer[: h * w].view(h, w))
 
@@ -173,8 +165,8 @@ class _Blocks:
 
 
 def _programs(form: Form, dtype: torch.dtype) -> dict[Callable[..., Any], Any]:
-    """`sweep`, and `measure` where there is a normaliser, compiled; nothing if either cannot be."""
-    # fewer programs: what is zero anyway, ids that ignore nothing and gradients unread cost a compiled sweep little
+    """`sweep`, and `measure` where there is a normaliser, compiled; empty if either fails to compile."""
+    # one program serves all: offsets of zero, ids that ignore nothing and unread gradients cost a compiled sweep little
     form = form._replace(ids=True, grads=True, wide=True)
     programs: dict[Callable[..., Any], Any] = {}
     for function in (measure, sweep) if form.objective.normaliser else (sweep,):
@@ -199,25 +191,24 @@ def add_pairs(
     """The block primitive (`problem.Launcher`), block by block; over_dimensions: who sums those of an elementwise score."""
     if fresh:
         sums.zero_()
-    engine: Engine = Bilinear(problem, options)
-    if options.score.elementwise is not None:
-        engine = Elementwise(problem, options, over_dimensions)
+    bilinear = options.score.elementwise is None
+    engine = Bilinear(problem, options) if bilinear else Elementwise(problem, options, over_dimensions)
     # on a CPU float32 products are exact
     pinned = problem.phi_x.device.type == "cuda" and problem.scale.dtype == torch.float32
     with float32_products(options.precision) if pinned else nullcontext():
         _add_blocks(_Blocks(problem, options, engine), options, sums)
 
 
-def _add_blocks(todo: _Blocks, options: PairOptions, sums: PairSums) -> None:
+def _add_blocks(problem_blocks: _Blocks, options: PairOptions, sums: PairSums) -> None:
     sides: tuple[Side, Side] = (), ()
     if options.objective.normaliser is not None:
-        loss, *known = _normalised(todo, options.objective.normaliser)
+        loss, *known = _normalised(problem_blocks, options.objective.normaliser)
         sides = known[0], known[1]
         sums.loss.add_(loss)
         if not (options.grads or options.stats):
             return
-    for rows, cols in todo:
-        swept = todo.sweep(rows, cols, sides)
+    for rows, cols in problem_blocks:
+        swept = problem_blocks.sweep(rows, cols, sides)
         if swept.loss.numel():
             sums.loss[rows] += swept.loss
         if sums.stats.numel():
@@ -226,14 +217,14 @@ def _add_blocks(todo: _Blocks, options: PairOptions, sums: PairSums) -> None:
             sums.row[rows] += swept.row
             sums.col[cols] += swept.grad.sum(0)
             sums.dot[rows] += swept.dot
-        todo.engine.add(sums, (rows, cols), swept.grad)
+        problem_blocks.engine.add(sums, (rows, cols), swept.grad)
 
 
-def _normalised(todo: _Blocks, normaliser: Normaliser) -> tuple[Tensor, Side, Side]:
+def _normalised(problem_blocks: _Blocks, normaliser: Normaliser) -> tuple[Tensor, Side, Side]:
     """The first pass: the loss, and what the second has to know of rows and of columns."""
-    totals = [normaliser.empty(len(phi), todo.problem.scale) for phi in (todo.problem.phi_x, todo.problem.phi_y)]
-    for part in todo:
-        for total, rows, share in zip(totals, part, todo.measure(*part), strict=True):
+    totals = [normaliser.empty(len(phi), problem_blocks.problem.scale) for phi in problem_blocks.problem[:2]]
+    for part in problem_blocks:
+        for total, rows, share in zip(totals, part, problem_blocks.measure(*part), strict=True):
             merged = normaliser.merge(tuple(t[rows] for t in total), share)
             for t, value in zip(total, merged, strict=True):
                 t[rows] = value

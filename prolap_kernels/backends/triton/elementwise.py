@@ -1,7 +1,7 @@
-"""Elementwise scores: a block of their matrix, and what gradients by it become for one side.
+"""Elementwise scores: a block of their matrix, and its gradients by one side.
 
-Both kernels keep what they own in registers and walk along the rest, one load a row of the other side: no atomics, no workspace.
-Arithmetic bounds them, so the thread's share is a small square (4 x 4, 2 x 4) that few loads feed.
+Both kernels keep their own rows in registers and load the other side row by row: no atomics, no workspace. Arithmetic bounds
+them, so a thread takes a small square (4 x 4, 2 x 4) that few loads feed.
 """
 
 from __future__ import annotations
@@ -60,33 +60,23 @@ def asinh_half_ratio(p):
 
 
 @triton.jit
-def exp_excess(z):
-    return expm1_excess(z)
-
-
-@triton.jit
 def expm1(z):
     return z + expm1_excess(z)
 
 
 FUNCTIONS = {
-    "rsqrt": rsqrt,
-    "reciprocal": reciprocal,
-    "log": log,
-    "log_complement": log_complement,
-    "asinh_half_ratio": asinh_half_ratio,
-    "exp_excess": exp_excess,
-    "expm1": expm1,
-}
+    "rsqrt": rsqrt, "reciprocal": reciprocal, "log": log, "log_complement": log_complement,
+    "asinh_half_ratio": asinh_half_ratio, "exp_excess": expm1_excess, "expm1": expm1,
+}  # fmt: skip
 
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """A function of an `Elementwise` for use in kernels: its source, the names of `scores.elementwise` bound to those here."""
-    # the interpreter asks for tl in every function
+    """A function of an `Elementwise` for kernels: its source, with the functions above for those of `scores.elementwise`."""
+    # the interpreter looks for tl in every function
     names = {**function.__globals__, **FUNCTIONS, "tl": tl}
     bound = types.FunctionType(function.__code__, names, function.__name__)
-    # one file per score, the same names in all: Triton tells its functions apart by these
+    # all scores use the same function names: Triton tells them apart by module and qualified name
     bound.__module__, bound.__qualname__ = function.__module__, function.__qualname__
     return triton.jit(bound)
 
@@ -98,8 +88,8 @@ def elementwise_scores(
 ):  # fmt: skip
     """out [n, m] = sum_d VALUE(x parts, y parts) + term_x + term_y, the terms [2, n] and [2, m] in two numbers each.
 
-    x [3, width, >= n], y [3, width, >= m]: parts with rows next to each other, planes plane_x and plane_y apart. Sums of SPAN
-    dimensions are added up: the error grows with both roots, not with that of the width.
+    x [3, width, >= n], y [3, width, >= m]: the parts, rows contiguous, with the strides plane_x and plane_y. Sums take SPAN
+    dimensions at a time: rounding errors grow more slowly than over the whole width.
     """
     tall = tl.cdiv(n, BLOCK_M)
     rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
@@ -129,8 +119,8 @@ def elementwise_gradients(
 ):  # fmt: skip
     """d_mean, d_logvar [n, width] = sum over the m other rows of grad * GRADIENT(parts).
 
-    own [3, >= n, stride], other [3, m, stride]: parts with dimensions next to each other; grad is read at own row * step_own +
-    other row * step_other. SWAPPED: the owner is y, so that GRADIENT takes the other side's parts first.
+    own [3, >= n, stride], other [3, m, stride]: the parts, dimensions contiguous; grad is read at own row * step_own + other row
+    * step_other. SWAPPED: own is y, so GRADIENT takes the other side's parts first.
     """
     tall = tl.cdiv(n, BLOCK_M)
     rows = (tl.program_id(0) % tall) * BLOCK_M + tl.arange(0, BLOCK_M)[:, None]
@@ -206,11 +196,11 @@ def gradients(score: Score, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor
 SUMS = Sums(scores, gradients, workspace=400 << 20)
 """The kernels want many rows, hence a larger block."""
 add_pairs = functools.partial(pairs.add_pairs, over_dimensions=SUMS)
-"""The block primitive for elementwise scores under any objective: the kernels sum over dimensions, torch does the rest."""
+"""The block primitive of elementwise scores with any objective: the kernels sum over dimensions, torch does the rest."""
 
 
 def _planes(parts: Parts, unit: int, transposed: bool) -> Tensor:
-    """[3, N, D], or [3, D, N], the last dimension padded to whole units with ones: finite, and dropped."""
+    """The parts as [3, N, D], or [3, D, N] if transposed; ones, which are finite, pad the last dimension to whole units."""
     height, breadth = parts[0].shape[::-1] if transposed else parts[0].shape
     planes = parts[0].new_empty(3, height, up(breadth, unit))
     planes[..., breadth:] = 1.0

@@ -1,4 +1,4 @@
-"""What the kernels of bilinear scores share: products, sums of partial sums, operands in one form, half the trace of rows."""
+"""What the kernels of bilinear scores share: products, totals of partial sums, the form of operands; and half the trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import configs
 from .numerics import exp_reduced
 
 ALIGN = 16
-"""Rows start at, and are as long as, multiples of this many elements: one compiled form, vectorised loads."""
+"""Starts and lengths of rows are multiples of this many elements: one compiled form, vectorised loads."""
 
 
 @triton.jit
@@ -30,38 +30,31 @@ def tile_order(pid, tiles_m, tiles_n, GROUP: tl.constexpr):
 
 @triton.jit
 def scores(
-    phi_x, phi_y, row, col, stride_x, stride_y, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
+    phi_x, phi_y, tile_m, tile_n, rows, cols, stride_x, stride_y, width, TMA: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """phi_x[row] @ phi_y[col]^T in float32. The caller clamps rows past the end, and leaves their pairs out."""
-    k = tl.arange(0, BLOCK_K)
-    x_ptr = phi_x + row.to(tl.int64)[:, None] * stride_x + k[None, :]
-    y_ptr = phi_y + col.to(tl.int64)[None, :] * stride_y + k[:, None]
+    """phi_x phi_y^T of one tile in float32. Pairs past the end hold what the last row or column does; the caller drops them.
+
+    TMA: phi_x and phi_y are tensor descriptors: the copy engine addresses, bounds and fills with zeros.
+    """
+    if not TMA:
+        row = tl.minimum(tile_m * BLOCK_M + tl.arange(0, BLOCK_M), rows - 1).to(tl.int64)
+        col = tl.minimum(tile_n * BLOCK_N + tl.arange(0, BLOCK_N), cols - 1).to(tl.int64)
+        k = tl.arange(0, BLOCK_K)
+        x_ptr = phi_x + row[:, None] * stride_x + k[None, :]
+        y_ptr = phi_y + col[None, :] * stride_y + k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
-        x = tl.load(x_ptr + start, mask=k[None, :] < width - start, other=0.0)
-        y = tl.load(y_ptr + start, mask=k[:, None] < width - start, other=0.0)
+        if TMA:
+            x = phi_x.load([tile_m * BLOCK_M, start])
+            y = tl.trans(phi_y.load([tile_n * BLOCK_N, start]))
+        else:
+            x = tl.load(x_ptr + start, mask=k[None, :] < width - start, other=0.0)
+            y = tl.load(y_ptr + start, mask=k[:, None] < width - start, other=0.0)
         if UPCAST:
             x = x.to(tl.float32)
             y = y.to(tl.float32)
         acc = tl.dot(x, y, acc, input_precision=PRECISION)
-    return acc
-
-
-@triton.jit
-def scores_tma(
-    phi_x, phi_y, first_row, first_col, width, UPCAST: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """`scores` with phi_x, phi_y as tensor descriptors: the copy engine addresses, bounds and fills with zeros."""
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for start in range(0, width, BLOCK_K):
-        x = phi_x.load([first_row, start])
-        y = phi_y.load([first_col, start])
-        if UPCAST:
-            x = x.to(tl.float32)
-            y = y.to(tl.float32)
-        acc = tl.dot(x, tl.trans(y), acc, input_precision=PRECISION)
     return acc
 
 
@@ -75,8 +68,8 @@ def column_halves(acc):
 
 @triton.jit
 def column_part(acc, PART: tl.constexpr, PARTS: tl.constexpr):
-    """Columns PART * width / PARTS onwards of acc, PARTS a power of 2 up to 16: an epilogue that walks over the parts in a
-    `tl.static_range` holds the temporaries of one part alone, and so never spills."""
+    """Part number PART of the columns of acc, PARTS a power of 2 up to 16. An epilogue that takes one part after another in a
+    `tl.static_range` holds the temporaries of one alone, so it does not spill."""
     tl.static_assert(PARTS <= 16)
     part = acc
     if PARTS >= 2:
@@ -95,20 +88,20 @@ def column_part(acc, PART: tl.constexpr, PARTS: tl.constexpr):
 
 
 @triton.jit
-def total(part, count, stride, place, inside, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """Sums of part [count, stride] over its first axis at `place` [BLOCK], CHUNK at a time."""
+def total(part, count, stride, entry, inside, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums of part [count, stride] over its first axis, of the columns `entry` [BLOCK], CHUNK rows at a time."""
     chunk = tl.arange(0, CHUNK)
     acc = tl.zeros((CHUNK, BLOCK), tl.float32)
     for start in range(0, count, CHUNK):
         at = start + chunk
-        here = part + at.to(tl.int64)[:, None] * stride + place[None, :]
+        here = part + at.to(tl.int64)[:, None] * stride + entry[None, :]
         acc += tl.load(here, mask=(at < count)[:, None] & inside[None, :], other=0.0)
     return tl.sum(acc, 0)
 
 
 @triton.jit
 def put(to, value, inside, fresh):
-    """Writes where fresh, else adds; what was there is not read when fresh."""
+    """Adds value to what `to` holds; fresh: overwrites it unread."""
     tl.store(to, tl.load(to, mask=inside & (fresh == 0), other=0.0) + value, mask=inside)
 
 
@@ -120,8 +113,8 @@ def accumulate(
 ):  # fmt: skip
     """out [rows, width] (+)= alpha factor op(g) [rows, depth] @ phi [depth, width]; op transposes if TRANSPOSED.
 
-    factor: a pointer, or None for 1. fresh: out is written, not read. g holds zeros in whole tiles of its depth; phi's rows
-    past the end are clamped and meet those zeros. What g holds in rows past the end lands in rows that are not written.
+    factor: a pointer, or None for 1. fresh: out is overwritten unread. g is padded with zeros to whole tiles of its depth: phi's
+    clamped rows past the end meet these. g's rows past the end only reach rows of out that are not written.
     Every output tile belongs to one program: no atomics, one fixed order of summation.
     """
     tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(width, BLOCK_N), GROUP)
@@ -144,13 +137,14 @@ def accumulate(
     acc = acc * alpha
     if factor is not None:
         acc = acc * tl.load(factor)
-    place = out + row.to(tl.int64)[:, None] * stride_out + col[None, :]
-    inside = (row < rows)[:, None] & (col < width)[None, :]
-    tl.store(place, tl.load(place, mask=inside & (fresh == 0), other=0.0) + acc, mask=inside)
+    put(
+        out + row.to(tl.int64)[:, None] * stride_out + col[None, :], acc,
+        (row < rows)[:, None] & (col < width)[None, :], fresh,
+    )  # fmt: skip
 
 
 def operand(t: Tensor) -> Tensor:
-    """t [R, K], or a copy padded with zero columns: rows contiguous, aligned and a multiple of ALIGN long."""
+    """t [R, K] or a copy with columns of zeros: contiguous, aligned rows whose length is a multiple of ALIGN."""
     width = up(t.shape[1], ALIGN)
     if width == t.shape[1] and t.stride(1) == 1 and t.stride(0) % ALIGN == 0 and t.data_ptr() % 16 == 0:
         return t
@@ -165,7 +159,7 @@ def vector(t: Tensor, size: int, absent: float) -> Tensor:
 
 @contextmanager
 def widened(sums: PairSums, width: int, fresh: bool) -> Iterator[PairSums]:
-    """`sums` with gradients by factors that are as wide as the padded operands; on leaving, the true ones take their columns."""
+    """`sums` with gradients by the factors that are as wide as padded operands; on leaving, the true ones get their columns."""
     if sums.dphi_x.shape[-1] in (0, width) and sums.dphi_y.shape[-1] in (0, width):
         yield sums
         return
@@ -196,7 +190,7 @@ def add_product(
 ) -> None:  # fmt: skip
     """out (+)= alpha factor op(g) phi, with op(g) [len(out), len(phi)] the corner of the workspace g [.., ..].
 
-    out [R, K] float32; phi [S, K]; factor 0-d float32 on the device or None for 1; fresh: out is written, not read.
+    out [R, K] float32; phi [S, K]; factor 0-d float32 on the device or None for 1; fresh: out is overwritten unread.
     """
     if factor is None and configs.vendor_products(phi.device, phi.dtype):
         corner = g[: len(phi), : len(out)].T if transposed else g[: len(out), : len(phi)]

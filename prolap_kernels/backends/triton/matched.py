@@ -1,7 +1,7 @@
-"""Matched rows: every inclusion link and bottleneck of a step, values in one launch, their means in one, gradients in one.
+"""Matched rows: all inclusion links and bottlenecks of a step, with a launch for values, one for means and one for gradients.
 
-table [links * FIELDS + levels + 1] float64, exact for its integers: the fields of every `Link`, then the rows at which levels
-start. A pointer `link` is that of a link's first field.
+table [links * FIELDS + levels + 1], float64, which holds its integers exactly: the fields of every `Link`, then the first row of
+each level. A pointer `link` points to a link's first field.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIELDS = tl.constexpr(len(Link._fields))
 (
     KIND, INNER, OUTER, TERM, FACTOR, KAPPA, RHO, MOVES_MEAN, FLAGGED, LINK_ROWS, FLAGS_AT,
 ) = map(tl.constexpr, range(len(Link._fields)))  # fmt: skip
-"""Where a link's fields stand, in the order of `Link`."""
+"""Positions of a link's fields, in the order of `Link`."""
 KIND_SUM, KIND_NONE, KIND_VIB = tl.constexpr(SUM), tl.constexpr(NONE), tl.constexpr(VIB)
 LEAST_GRADIENT = tl.constexpr(SATURATED)
 
@@ -50,7 +50,7 @@ def inclusion(mx, lx, my, ly, kappa, rho):
 
 @triton.jit
 def inclusion_gradient(mx, lx, my, ly, kappa, rho):
-    """(dh/dmx, dh/dlx); those by y are the same with x and y exchanged and the sign turned.
+    """(dh/dmx, dh/dlx). To get those by y, exchange x and y and turn the signs.
 
     With A = z^2 and P as above, the quadratic term sign(t) A (1-u)/P has the derivatives
     -sign(t) A u (7 + 4u - 2u^2) / P^2 by the smaller log-variance, sign(t) A (-2 + 4u + 7u^2) / P^2 by the larger.
@@ -96,7 +96,7 @@ def level_line(table, link, level, links, row, width):
 
 @triton.jit
 def link_sums(mean, logvar, x, y, width, link, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Sums over d of an inclusion: of h, or under NONE of its losses; under NONE also of the saturated dimensions."""
+    """Sums over d of h; for the kind NONE of the dimensions' losses, and the number of saturated dimensions."""
     per_dimension = integer(link + KIND) == KIND_NONE
     factor = number(link + FACTOR)
     kappa = number(link + KAPPA)
@@ -135,10 +135,10 @@ def vib_sums(mean, logvar, x, width, link, ROWS: tl.constexpr, BLOCK_D: tl.const
 def matched_rows_kernel(
     mean, logvar, valid, table, out, links, longest, width, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """out [3, links, longest]: each row's value, share that is saturated, gradient by sum_d h (1 where that is per dimension).
+    """out [3, links, longest]: value, saturated share and gradient by sum_d h (1 for the kind NONE) of each row.
 
-    mean, logvar [rows of all levels, width]; valid: flags. Rows that do not count are exact zeros, whatever they hold.
-    A program takes ROWS rows of one link, so that links of few rows run side by side.
+    mean, logvar [rows of all levels, width]; valid: flags. Rows that do not count give exact zeros, whatever they hold.
+    A program takes ROWS rows of one link, so that short links run side by side.
     """
     this = tl.program_id(0) % links
     row = tl.program_id(0) // links * ROWS + tl.arange(0, ROWS)
@@ -176,10 +176,10 @@ def matched_rows_kernel(
 
 @triton.jit(do_not_specialize=["links", "terms", "longest"])
 def matched_means_kernel(results, valid, table, means, shares, links, terms, longest, BLOCK: tl.constexpr):
-    """means [terms]: of the values over the counted rows of a term's links; shares [2, terms]: how many of those rows there are,
-    at least 1, and what share of them is saturated.
+    """means [terms]: mean values over the counted rows of a term's links; shares [2, terms]: the number of these rows, at least
+    1, and their saturated share.
 
-    results: what `matched_rows_kernel` left. A program takes one term.
+    results: out of `matched_rows_kernel`. A program takes one term.
     """
     term = tl.program_id(0)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -207,11 +207,11 @@ def matched_gradients_kernel(
     mean, logvar, table, results, shares, g, d_mean, d_logvar, links, levels, longest, width, by_mean, by_logvar,
     PER_ROW: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """d_mean, d_logvar, as mean and logvar: the gradient of the sum of g times the terms, where by_mean, by_logvar.
+    """d_mean if by_mean, d_logvar if by_logvar: gradients of the sum of g times the terms, in the shape and dtype of the inputs.
 
-    g: of each term [terms], or of each row [links, longest] if PER_ROW; results, shares: what the forward launches left.
-    A program owns ROWS rows of one level and adds up what all its links give. Since h(x in y) = -h(y in x), the derivative by the
-    outer level is that of the inner one with the sign turned.
+    g: of each term [terms], or of each row [links, longest] if PER_ROW; results, shares: outputs of the forward launches.
+    A program owns ROWS rows of one level and sums over all links of that level. Since h(x in y) = -h(y in x), the derivative by
+    the outer level is that by the inner one with its sign turned.
     """
     level = tl.program_id(0) % levels
     first = tl.program_id(0) // levels * ROWS
@@ -275,26 +275,20 @@ def matched_gradients_kernel(
 
 
 def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]) -> Tensor:
-    """[3, links, longest] float32: VALUE, SATURATED_SHARE and GRADIENT of each row; zeros where a row does not count.
-
-    mean, logvar [sum of rows, D]: the levels one after another; valid: flags, flat.
-    """
+    """results of `ops.matched.matched_rows_op`, in one launch."""
     longest = max(link.rows for link in links)
     out = torch.empty(3, len(links), longest, dtype=torch.float32, device=mean.device)
     if longest:
         form = configs.MATCHED
-        args = (*_operands(mean, logvar), _bytes(valid), _table(links, rows, mean.device), out)
+        args = (aligned(mean), aligned(logvar), _bytes(valid), _table(links, rows, mean.device), out)
         sizes = (len(links), longest, mean.shape[1])
         programs = len(links) * cdiv(longest, form.rows)
         configs.launch(matched_rows_kernel, programs, (*args, *sizes), {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
     return out
 
 
-def matched_means(
-    results: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Of each term the mean value [terms] over its rows that count, and [2, terms] how many those are, at least 1, and their
-    saturated share. results: what `matched_rows` gave."""
+def matched_means(results: Tensor, valid: Tensor, rows: Sequence[int], links: Sequence[Link]) -> tuple[Tensor, Tensor]:
+    """means and shares of `ops.matched.matched_rows_op`, in one launch."""
     terms = count_terms(links)
     means, shares = results.new_empty(terms), results.new_empty(2, terms)
     args = (results, _bytes(valid), _table(links, rows, results.device), means, shares)
@@ -307,24 +301,19 @@ def matched_gradients(
     mean: Tensor, logvar: Tensor, results: Tensor, shares: Tensor, g: Tensor, rows: Sequence[int], links: Sequence[Link],
     need: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients by mean and logvar in their dtypes, or size 0: of g [terms] times the terms' means, or of g [links, longest]
-    times the rows' values. results: what `matched_rows` gave, shares: what `matched_means` did."""
+    """The gradients of `ops.matched.matched_gradients_op`, in one launch."""
     width = mean.shape[1]
     d_mean, d_logvar = (t.new_empty(t.shape if needed else 0) for t, needed in zip((mean, logvar), need, strict=True))
     most = max(rows)
     if most and width and any(need):
         form = configs.MATCHED_BACK
         table = _table(links, rows, mean.device)
-        args = (*_operands(mean, logvar), table, results, shares, g.float().contiguous(), d_mean, d_logvar)
+        args = (aligned(mean), aligned(logvar), table, results, shares, g.float().contiguous(), d_mean, d_logvar)
         sizes = (len(links), len(rows), results.shape[2], width, *map(int, need))
         constants = {"PER_ROW": g.dim() == 2, "ROWS": form.rows, "BLOCK_D": form.cols}
         programs = len(rows) * cdiv(most, form.rows)
         configs.launch(matched_gradients_kernel, programs, (*args, *sizes), constants, form)
     return d_mean, d_logvar
-
-
-def _operands(mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    return aligned(mean), aligned(logvar)
 
 
 def _bytes(valid: Tensor) -> Tensor:
@@ -338,5 +327,5 @@ def _table(links: Sequence[Link], rows: Sequence[int], device: torch.device) -> 
 
 @functools.lru_cache(maxsize=256)
 def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """Copied once: the terms of a run are the same from step to step, and a copy makes the host wait."""
+    """Copied once for all steps, which have the same terms: a copy makes the host wait."""
     return torch.tensor(numbers, dtype=torch.float64, device=device)

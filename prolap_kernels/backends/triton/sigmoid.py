@@ -1,9 +1,9 @@
 """The sigmoid objective on bilinear scores: offsets, tiles of pairs, sums of their parts; kernels, then their launches.
 
-Per pair, with c = log2(e) scale: s = x.y + beta_j, z = c s + a_i, turned where the pair is positive, so that its loss is
-softplus(z) in base 2 and its gradient sigmoid(z). t = 2^-|z| and r = 1 / (1 + t) give both: max(z, 0) + log2(1 + t), and r or
-t r. The logarithms wait: 1 + t is multiplied up, as (1 + t) - 1 so that nothing small is lost, and each row takes one
-logarithm for every thread that shares it. What is ignored has z = -inf or nearly: nothing tests for it.
+Of each pair, with c = log2(e) scale: s = x.y + beta_j and z = c s + a_i, with its sign turned if the pair is positive. Its loss
+is softplus(z) in base 2, its gradient sigmoid(z). t = 2^-|z| and r = 1 / (1 + t) give both: max(z, 0) + log2(1 + t), and r or
+t r. A thread multiplies the 1 + t of its row, keeping (1 + t) - 1 so that nothing small is lost, and takes one logarithm at the
+end. Ignored pairs have z = -inf or nearly, so no code tests for them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from .gemm import (
     put,
     put_scores,
     scores,
-    scores_tma,
     tile_order,
     total,
     vector,
@@ -41,7 +40,7 @@ LOG2E = tl.constexpr(1.4426950408889634)
 FAR = tl.constexpr(1e30)
 """Offset of an ignored column, and the bound of all others: finite, since a vanished gradient times it must be 0."""
 NEAR = tl.constexpr(1e28)
-"""Bound of a row's offset in units of c: no row outweighs an ignored column."""
+"""Bound of a row's offset in units of c, so that no row outweighs an ignored column."""
 LEAST = tl.constexpr(1e-24)
 """Smallest |c|, so that c * FAR still means infinity; scores below 1e24 never notice."""
 
@@ -55,8 +54,8 @@ def base2(scale):
 
 @triton.jit
 def put_ids(ids, out, at, size, stride, ABSENT: tl.constexpr):
-    """Each id as its lower 31 bits, which are never ABSENT, and the rest, in two planes; ABSENT and 0 where it is negative or
-    past the end. Returns whether it counts."""
+    """Stores each id in two planes: its lower 31 bits, which never equal ABSENT, and the rest. An id that is negative or past the
+    end becomes ABSENT and 0. Returns which ids count."""
     value = tl.load(ids + at, mask=at < size, other=-1)
     counts = value >= 0
     low = tl.where(counts, value & 0x7FFFFFFF, ABSENT).to(tl.int32)
@@ -115,21 +114,21 @@ def strands(x, SPAN: tl.constexpr):
 
 @triton.jit
 def sums(x, SPAN: tl.constexpr):
-    """Sums of x [M, W] within a thread, [M, SPAN / 2]: shuffles come once per tile, at the end."""
+    """Sums of x [M, W] within a thread, [M, SPAN / 2]: threads exchange once per tile, at the end."""
     return tl.sum(tl.sum(strands(x, SPAN), 1), 2)
 
 
 @triton.jit
-def walk(
-    acc, given, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
-    stride_given, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
+def epilogue(
+    acc, products, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
+    stride_products, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
     POSITIVES: tl.constexpr, WIDE: tl.constexpr, NEGATIVES_ONLY: tl.constexpr, IDS: tl.constexpr, WEIGHTED: tl.constexpr,
     STORE: tl.constexpr, SUMS: tl.constexpr, STATS: tl.constexpr, FACTOR: tl.constexpr, PARTS: tl.constexpr,
     GROUPS: tl.constexpr, SPAN: tl.constexpr, TMA: tl.constexpr, NVIDIA: tl.constexpr,
     GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """The epilogue, part by part of the columns. POSITIVES False: the tile has none, and no pair asks for its sign.
-    WIDE: some id of the tile needs more than 32 bits. GIVEN: `given` holds the products, acc nothing."""
+    """Losses, sums and gradients of a tile's products, one part of the columns at a time. POSITIVES: whether it may hold positive
+    pairs. WIDE: whether an id needs more than 31 bits. GIVEN: the products are in `products`, and acc is unused."""
     M: tl.constexpr = acc.shape[0]
     N: tl.constexpr = acc.shape[1]
     W: tl.constexpr = N // PARTS
@@ -141,7 +140,7 @@ def walk(
     negative_logit = tl.zeros((M, SPAN // 2), tl.float32)
     positive_saturated = tl.zeros((M, SPAN // 2), tl.float32)
     negative_saturated = tl.zeros((M, SPAN // 2), tl.float32)
-    # Addresses are a scalar and a small constant: vectors of pointers would not fit into registers beside the accumulator.
+    # Addresses are a scalar and a constant: vectors of pointers would not fit into registers beside the accumulator.
     line = tl.arange(0, M)
     first_row = tile_m * M
     first_col = tile_n * N
@@ -162,7 +161,10 @@ def walk(
         col = tl.arange(0, W)
         shift = tl.load(b + start + col)[None, :]
         if GIVEN:
-            s = tl.load(given + start + (first_row + line).to(tl.int64)[:, None] * stride_given + col[None, :]) + shift
+            s = (
+                tl.load(products + start + (first_row + line).to(tl.int64)[:, None] * stride_products + col[None, :])
+                + shift
+            )
         else:
             s = column_part(acc, part, PARTS) + shift
         z = s * c + offset[:, None]
@@ -234,42 +236,36 @@ def sigmoid_tile(
 
     row_part [1 + 2 SUMS + 4 STATS, column tiles, stride_row]: sums over the tile's columns of loss; of w g and w g (s - alpha);
     statistics. col_part [row tiles * GROUPS, stride_col], with SUMS: sums of w g over the rows. g [.., stride_g], with STORE:
-    FACTOR w g. All are padded to whole tiles, so nothing that is stored needs a mask. Without IDS, x row i and y row
-    i + diagonal make a positive pair, and nothing is ignored. TMA: phi_x, phi_y, g are tensor descriptors. GIVEN:
-    phi_x is not one side but the products themselves, float32 [.., stride_x], padded with what is finite.
+    FACTOR w g. All are padded to whole tiles, so stores need no mask. Without IDS, x row i and y row i + diagonal make a
+    positive pair, and no row is ignored. TMA: phi_x, phi_y, g are tensor descriptors. GIVEN: phi_x holds the products instead
+    of one side, float32 [.., stride_x], with finite padding.
     """
     tiles_n = tl.cdiv(cols, BLOCK_N)
     tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tiles_n, GROUP)
-    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    col = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     if GIVEN:
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    elif TMA:
-        acc = scores_tma(
-            phi_x, phi_y, tile_m * BLOCK_M, tile_n * BLOCK_N, width, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
-        )  # fmt: skip
     else:
         acc = scores(
-            phi_x, phi_y, tl.minimum(row, rows - 1), tl.minimum(col, cols - 1), stride_x, stride_y, width,
-            UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+            phi_x, phi_y, tile_m, tile_n, rows, cols, stride_x, stride_y, width,
+            TMA, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
         )  # fmt: skip
     c = base2(scale)
-    # One branch per tile, so that no pair pays for what its tile cannot need: a sign, or the upper half of an id.
+    # One branch per tile: pairs skip the signs and upper halves of ids that their tile cannot need.
     if IDS:
-        high_x = tl.load(xi + stride_a + row) != 0
-        high_y = tl.load(yj + stride_b + col) != 0
+        high_x = tl.load(xi + stride_a + tile_m * BLOCK_M + tl.arange(0, BLOCK_M)) != 0
+        high_y = tl.load(yj + stride_b + tile_n * BLOCK_N + tl.arange(0, BLOCK_N)) != 0
         rare = tl.max(high_x.to(tl.int32), 0) + tl.max(high_y.to(tl.int32), 0) > 0
     else:
         first = tile_m * BLOCK_M + diagonal
         rare = (first < tile_n * BLOCK_N + BLOCK_N) & (tile_n * BLOCK_N < first + BLOCK_M)
     if rare:
-        walk(
+        epilogue(
             acc, phi_x, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
             stride_x, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
             True, True, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA, GIVEN,
         )  # fmt: skip
     else:
-        walk(
+        epilogue(
             acc, phi_x, c, a, b, xi, yj, row_weight, g, row_part, col_part, tile_m, tile_n, rows, cols, diagonal,
             stride_x, stride_a, stride_b, stride_g, stride_row, stride_col, tiles_n,
             IDS, False, NEGATIVES_ONLY, IDS, WEIGHTED, STORE, SUMS, STATS, FACTOR, PARTS, GROUPS, SPAN, TMA, NVIDIA, GIVEN,
@@ -277,22 +273,14 @@ def sigmoid_tile(
 
 
 HUGE = tl.constexpr(1e27)
-"""A loss beyond this came from an offset that was bounded: infinite."""
+"""A loss beyond this came from a bounded offset and is infinite."""
 
 
 @triton.jit(
     do_not_specialize=[
-        "rows",
-        "cols",
-        "tiles_n",
-        "parts_m",
-        "fresh_rows",
-        "fresh_cols",
-        "stride_stats",
-        "stride_row",
-        "stride_col",
+        "rows", "cols", "tiles_n", "parts_m", "fresh_rows", "fresh_cols", "stride_stats", "stride_row", "stride_col",
     ]
-)
+)  # fmt: skip
 def sigmoid_finish(
     row_part, col_part, alpha, loss, row, dot, col, stats,
     rows, cols, tiles_n, parts_m, stride_row, stride_col, stride_stats, fresh_rows, fresh_cols,
@@ -331,7 +319,7 @@ HALF_UP = 2.0**15
 
 
 class _Pairs(NamedTuple):
-    """Operands of the kernels, in the one form that they are compiled for; size 0 where absent."""
+    """Operands in the one form that the kernels are compiled for; size 0 where absent."""
 
     phi_x: Tensor
     phi_y: Tensor
@@ -344,7 +332,7 @@ class _Pairs(NamedTuple):
     yj: Tensor
     factor: float
     tile: configs.Tile
-    given: bool
+    vendor_scores: bool
     options: PairOptions
 
 
@@ -380,8 +368,8 @@ def _add_unscaled(problem: PairProblem, options: PairOptions, sums: PairSums, fr
 
 def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     n, m, phi_x = len(problem.phi_x), len(problem.phi_y), operand(problem.phi_x)
-    given = configs.vendor_scores(phi_x.device, phi_x.dtype)
-    tile = configs.GIVEN if given else configs.bilinear_tile(phi_x.device, phi_x.dtype)
+    vendor_scores = configs.vendor_scores(phi_x.device, phi_x.dtype)
+    tile = configs.GIVEN if vendor_scores else configs.bilinear_tile(phi_x.device, phi_x.dtype)
     if options.stats or problem.row_weight.numel():  # more to hold per thread
         tile = tile._replace(registers=0) if tile.tma else tile._replace(m=max(tile.m // 2, 64))
     alpha, beta, weight, scale = problem.alpha, problem.beta, problem.row_weight, problem.scale.float()
@@ -399,29 +387,29 @@ def _operands(problem: PairProblem, options: PairOptions) -> _Pairs:
     weight = aligned(weight.float())
     factor = HALF_UP if phi_x.dtype == torch.float16 else 1.0
     phi_y = operand(problem.phi_y)
-    return _Pairs(phi_x, phi_y, alpha, weight, scale, a, b, xi, yj, factor, tile, given, options)
+    return _Pairs(phi_x, phi_y, alpha, weight, scale, a, b, xi, yj, factor, tile, vendor_scores, options)
 
 
 def _add_blocks(pairs: _Pairs, sums: PairSums, fresh: bool) -> None:
     n, m, dtype, options = len(pairs.phi_x), len(pairs.phi_y), pairs.phi_x.dtype, pairs.options
-    itemsize = dtype.itemsize + (4 if pairs.given else 0)
+    itemsize = dtype.itemsize + (4 if pairs.vendor_scores else 0)
     height, breadth = block_shape(n, m, configs.WORKSPACE // itemsize, unit=(pairs.tile.m, pairs.tile.n))
     stored = options.need_x or options.need_y
-    # our product loads G in tiles of its own: what it reads past ours lands in rows that it drops
+    # products load G in tiles of another shape: what they read past ours lands in rows that they drop
     side = max(configs.G_SIDE, pairs.tile.n)
     g = pairs.phi_x.new_empty((up(height, configs.G_SIDE), up(breadth, side)) if stored else 0)
-    if stored:  # what no score tile writes but a product reads, into rows that it drops
+    if stored:  # edges that no score tile writes, but products read into rows that they drop
         for edge in (g[up(height, pairs.tile.m) :], g[:, up(breadth, pairs.tile.n) :]):
             if edge.numel():
                 edge.zero_()
-    # zeros once: padding has to be finite, and what an earlier block leaves there is
+    # padding must be finite: zeros at first, later what an earlier block left there
     padded = (up(height, side), up(breadth, side))
-    given = pairs.scale.new_zeros(padded) if pairs.given else pairs.scale.new_empty(0)
+    products = pairs.scale.new_zeros(padded) if pairs.vendor_scores else pairs.scale.new_empty(0)
     add = partial(add_product, alpha=1.0 / pairs.factor, precision=options.precision)
     for rows, cols in blocks(n, m, (height, breadth)):
-        if pairs.given:
-            put_scores(given, pairs.phi_x[rows], pairs.phi_y[cols], options.precision)
-        _add_block(pairs, sums, (g, given), (rows, cols), fresh)
+        if pairs.vendor_scores:
+            put_scores(products, pairs.phi_x[rows], pairs.phi_y[cols], options.precision)
+        _add_block(pairs, sums, (g, products), (rows, cols), fresh)
         if sums.dphi_x.numel():
             add(g, pairs.phi_y[cols], sums.dphi_x[rows], False, fresh=fresh and cols.start == 0)
         if sums.dphi_y.numel():
@@ -432,12 +420,12 @@ def _add_block(
     pairs: _Pairs, sums: PairSums, workspace: tuple[Tensor, Tensor], block: tuple[slice, slice], fresh: bool
 ) -> None:
     """One block: its losses and sums put into or added to `sums`, its g (times the factor) written into the workspace."""
-    (rows, cols), tile, options, (g, given) = block, pairs.tile, pairs.options, workspace
+    (rows, cols), tile, options, (g, products) = block, pairs.tile, pairs.options, workspace
     height, breadth = rows.stop - rows.start, cols.stop - cols.start
     tall, wide = cdiv(height, tile.m), cdiv(breadth, tile.n)
     row_part = sums.loss.new_empty(1 + 2 * options.need_sums + 4 * options.stats, wide, tall * tile.m)
     col_part = sums.loss.new_empty(tall * tile.groups if options.need_sums else 0, wide * tile.n)
-    sides = [given if pairs.given else pairs.phi_x[rows], pairs.phi_y[cols], g]
+    sides = [products if pairs.vendor_scores else pairs.phi_x[rows], pairs.phi_y[cols], g]
     if tile.tma:
         shapes = (tile.m, tile.k), (tile.n, tile.k), (tile.m, tile.n // tile.parts)
         sides = [configs.descriptor(t, shape) if t.numel() else t for t, shape in zip(sides, shapes, strict=True)]
@@ -445,15 +433,14 @@ def _add_block(
     args = (
         *sides[:2], pairs.scale, pairs.a[rows.start :], pairs.b[cols.start :], pairs.xi[..., rows.start :],
         pairs.yj[..., cols.start :], weight, sides[2], row_part, col_part,
-        (given if pairs.given else pairs.phi_x).stride(0), pairs.phi_y.stride(0), len(pairs.a), len(pairs.b), g.stride(0),
-        tall * tile.m, wide * tile.n,
-        height, breadth, pairs.phi_x.shape[1], rows.start - cols.start,
+        (products if pairs.vendor_scores else pairs.phi_x).stride(0), pairs.phi_y.stride(0), len(pairs.a), len(pairs.b),
+        g.stride(0), tall * tile.m, wide * tile.n, height, breadth, pairs.phi_x.shape[1], rows.start - cols.start,
     )  # fmt: skip
     flags = {"SUMS": options.need_sums, "STATS": options.stats}
     form = {
         "NEGATIVES_ONLY": options.negatives_only, "IDS": options.ids_given, "WEIGHTED": weight.numel() > 0,
         "STORE": g.numel() > 0, "FACTOR": pairs.factor, "PRECISION": options.precision, "PARTS": tile.parts,
-        "GROUPS": tile.groups, "SPAN": 8 * tile.across, "TMA": tile.tma, "GIVEN": pairs.given,
+        "GROUPS": tile.groups, "SPAN": 8 * tile.across, "TMA": tile.tma, "GIVEN": pairs.vendor_scores,
         "NVIDIA": configs.nvidia(sigmoid_tile, pairs.scale.device), **flags, **constants(sigmoid_tile, tile),
     }  # fmt: skip
     configs.launch(sigmoid_tile, tall * wide, args, form, tile)

@@ -1,13 +1,13 @@
 """The softmax objective on bilinear scores: sums of rows and columns in one pass over the tiles, gradients in another.
 
-The second pass computes the scores again: 2 K flops a pair, 2 K / 700 ps on an H100. To keep 4 bytes and read them back takes
-8 / 3.35 ps, as much as K = 840, so nothing is kept at any size.
+The second pass computes the scores again: 2 K flops a pair take 2 K / 700 ps on an H100. Writing 4 bytes and reading them back
+takes 8 / 3.35 ps, as much as K = 840, so scores are never kept.
 
-A logit in base 2 is u = log2(e) scale s. A row (or column) is known by five sums over its counted pairs, relative to a shift that
-may be any number near its largest u: shift; rest = sum of 2^(u - shift) over negatives; positives = the same over positives;
-matched = sum of u over positives; count of positives. Positives apart from negatives, because 1 - p = rest / (rest + positives)
-for a single positive keeps its relative accuracy where p rounds to 1, and so does -log p = log1p(rest / positives).
-What is ignored has u = -inf: nothing else tests for it. Planes of the state: `softmax_prepare`.
+A logit in base 2 is u = log2(e) scale s. Five numbers describe the counted pairs of a row (or column): shift, any number near its
+largest u; rest, the sum of 2^(u - shift) over negatives; positives, the same over positives; matched, the sum of u over these;
+count, how many these are. Positives are summed apart, because 1 - p = rest / (rest + positives) of a single positive keeps
+its relative accuracy where p rounds to 1, and so does -log p = log1p(rest / positives). Ignored pairs have u = -inf, so no code
+tests for them. `softmax_prepare` lists the planes of the state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from .gemm import (
     operand,
     put,
     scores,
-    scores_tma,
     tile_order,
     total,
     widened,
@@ -42,7 +41,7 @@ from .numerics import log1p_positive
 FLOOR = tl.constexpr(-1e30)
 """Shift of a row in which no pair counts: 2^(-inf - FLOOR) is 0 where 2^(-inf + inf) is NaN."""
 RANGE = tl.constexpr(2.0**-90)
-"""Column sums relative to the tile's largest logit are used down to here: the terms that flushed are below 2^-126 each."""
+"""Least column sum, relative to the tile's largest logit, that is used: terms that flushed to 0 are below 2^-126 each."""
 SUMS = tl.constexpr(5)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -58,27 +57,27 @@ def quarters(x):
 
 @triton.jit
 def sums(x):
-    """Sums of x [M, W] over quarters of its columns, [M, 4], within a thread: shuffles come once per tile, at the end."""
+    """Sums of x [M, W] over quarters of its columns, [M, 4], within a thread: threads exchange once per tile, at the end."""
     return tl.sum(tl.sum(quarters(x), 1), 2)
 
 
 @triton.jit
-def touches(names_x, names_y, row, first, last, WIDTH: tl.constexpr, diagonal, ids):
-    """1 if rows `row` and columns last .. + WIDTH hold a positive: most tiles do not, and skip what only positives need."""
+def holds_positive(names_x, names_y, row, first, last, WIDTH: tl.constexpr, diagonal, ids):
+    """1 if rows `row` and the WIDTH columns from `last` on hold a positive pair. Most tiles hold none, and skip that work."""
     if ids:
         yj = tl.load(names_y + last + tl.arange(0, WIDTH))
-        found = tl.max((tl.load(names_x + row)[:, None] == yj[None, :]).to(tl.int32))
+        positive = tl.max((tl.load(names_x + row)[:, None] == yj[None, :]).to(tl.int32))
     else:
-        found = ((first + diagonal < last + WIDTH) & (last < first + diagonal + row.shape[0])).to(tl.int32)
-    return found
+        positive = ((first + diagonal < last + WIDTH) & (last < first + diagonal + row.shape[0])).to(tl.int32)
+    return positive
 
 
 @triton.jit
-def absorb(u, top, rest, positives, matched, count, names_x, names_y, row, col, missing, touch, out, plane):
-    """Adds a part of a tile's columns to the sums [M, 4] of its rows, and stores those of the columns.
+def absorb(u, top, rest, positives, matched, count, names_x, names_y, row, col, missing, has_positive, out, plane):
+    """Adds a part of a tile's columns to the sums [M, 4] of its rows, and stores the sums of these columns.
 
-    One exponential serves both: 2^(u_ij - shift_j) = 2^(u_ij - most_i) 2^(most_i - shift_j), with the part's largest logit as the
-    shift of all its columns. Only where a column's sum then falls below RANGE are its own maximum and a second one needed.
+    One exponential serves both: 2^(u_ij - shift_j) = 2^(u_ij - most_i) 2^(most_i - shift_j), with the part's largest logit as
+    shift of all its columns. A column whose sum falls below RANGE takes its own maximum and a second exponential.
     """
     q = quarters(u)
     most = tl.maximum(tl.max(tl.max(q, 1), 2), FLOOR)
@@ -91,7 +90,7 @@ def absorb(u, top, rest, positives, matched, count, names_x, names_y, row, col, 
     part_matched = tl.zeros_like(most)
     part_count = tl.zeros_like(most)
     to = out + col
-    if (touch > 0) | short:
+    if (has_positive > 0) | short:
         positive = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
         shift = tl.maximum(tl.max(u, 0), FLOOR)
         tl.store(to, shift)
@@ -134,16 +133,10 @@ def softmax_sums_tile(
     """
     tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tl.cdiv(cols, BLOCK_N), GROUP)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    if TMA:
-        acc = scores_tma(
-            phi_x, phi_y, tile_m * BLOCK_M, tile_n * BLOCK_N, width, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
-        )  # fmt: skip
-    else:
-        col = tl.minimum(tile_n * BLOCK_N + tl.arange(0, BLOCK_N), cols - 1)
-        acc = scores(
-            phi_x, phi_y, tl.minimum(row, rows - 1), col, stride_x, stride_y, width,
-            UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
+    acc = scores(
+        phi_x, phi_y, tile_m, tile_n, rows, cols, stride_x, stride_y, width,
+        TMA, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+    )  # fmt: skip
     unit = tl.load(scale) * LOG2E
     a = tl.load(state_x + 9 * stride + row)
     top = tl.full((BLOCK_M, 4), FLOOR, tl.float32)
@@ -157,9 +150,9 @@ def softmax_sums_tile(
         col = last + tl.arange(0, W)
         b = tl.load(state_y + 9 * stride + col)
         u = (column_part(acc, part, PARTS) * unit + a[:, None]) + b[None, :]
-        touch = touches(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids)
+        has_positive = holds_positive(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids)
         top, rest, positives, matched, count = absorb(
-            u, top, rest, positives, matched, count, names_x, names_y, row, col, b == float("-inf"), touch,
+            u, top, rest, positives, matched, count, names_x, names_y, row, col, b == float("-inf"), has_positive,
             col_part + tile_m.to(tl.int64) * (SUMS * stride_col), stride_col,
         )  # fmt: skip
     most = tl.max(top, 1)
@@ -174,13 +167,13 @@ def softmax_sums_tile(
 
 @triton.jit
 def shortfall(e, rest, mean):
-    """A positive's e less the mean of the positives and its share of the rest: p - 1/|P| without the 1 that cancels."""
+    """A positive's e less the positives' mean and its share of the rest: p - 1/|P| without the 1 that cancels."""
     return tl.where(mean < 0.0, 0.0, e - mean) - rest
 
 
 @triton.jit
 def saturation(u, e, positive, gain, count, to, plane):
-    """Stores the four statistics of a part's rows: logits of positives, of negatives, saturated ones of both."""
+    """Stores the sums of `PairStats` over a part's rows: logits of positives, of negatives, saturated positives, negatives."""
     size = tl.abs(e) * gain[:, None]
     size = tl.where(positive, size * count[:, None], size)
     flat = tl.where(size < SATURATED, 1.0, 0.0)
@@ -209,16 +202,10 @@ def softmax_grad_tile(
     tiles_n = tl.cdiv(cols, BLOCK_N)
     tile_m, tile_n = tile_order(tl.program_id(0), tl.cdiv(rows, BLOCK_M), tiles_n, GROUP)
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    if TMA:
-        acc = scores_tma(
-            phi_x, phi_y, tile_m * BLOCK_M, tile_n * BLOCK_N, width, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
-        )  # fmt: skip
-    else:
-        col = tl.minimum(tile_n * BLOCK_N + tl.arange(0, BLOCK_N), cols - 1)
-        acc = scores(
-            phi_x, phi_y, tl.minimum(row, rows - 1), col, stride_x, stride_y, width,
-            UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
-        )  # fmt: skip
+    acc = scores(
+        phi_x, phi_y, tile_m, tile_n, rows, cols, stride_x, stride_y, width,
+        TMA, UPCAST, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION,
+    )  # fmt: skip
     unit = tl.load(scale) * LOG2E
     weight_y = tl.load(weights + 1)
     at_x = state_x + row
@@ -237,7 +224,7 @@ def softmax_grad_tile(
         u = (s * unit + a[:, None]) + tl.load(at_y + 9 * stride)[None, :]
         e = tl.exp2(u - shift[:, None])
         f = tl.exp2(u - tl.load(at_y + 5 * stride)[None, :])
-        if touches(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids) > 0:
+        if holds_positive(names_x, names_y, row, tile_m * BLOCK_M, last, W, diagonal, ids) > 0:
             positive = tl.load(names_x + row)[:, None] == tl.load(names_y + col)[None, :]
             e = tl.where(
                 positive, shortfall(e, tl.load(at_x + 7 * stride)[:, None], tl.load(at_x + 8 * stride)[:, None]), e
@@ -266,15 +253,15 @@ def softmax_prepare(
     alpha, beta, x_id, y_id, scale, state, names, stride, first_col, rows, cols, ALPHA: tl.constexpr, BETA: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """state [11, stride] and names [stride] of rows 0 .. and, from first_col on, of columns, each padded to whole configs.
+    """state [11, stride] and names [stride]: of rows, then from first_col on of columns, each padded to whole tiles.
 
-    Planes: 0-4 the five sums, of nothing so far; 5-8 what gradients read, see `softmax_merge`; 9 the offset in base 2, -inf
-    where a row is ignored or padding; 10 the offset itself, finite, since a vanished gradient times it must be 0.
-    names: ids, but those below 0 become -1 in rows and -2 in columns, so that they equal nothing.
+    Planes: 0-4 the five sums, still empty; 5-8 what gradients read, see `softmax_merge`; 9 the offset in base 2, -inf for ignored
+    rows and padding; 10 the offset itself, finite, since a vanished gradient times it must be 0.
+    names: the ids; negative ones become -1 in rows and -2 in columns, so that they equal none.
     """
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    is_row = place < first_col
-    index = tl.where(is_row, place, place - first_col)
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    is_row = entry < first_col
+    index = tl.where(is_row, entry, entry - first_col)
     in_row = is_row & (index < rows)
     in_col = (is_row == 0) & (index < cols)
     name = tl.where(is_row, tl.load(x_id + index, mask=in_row, other=-1), tl.load(y_id + index, mask=in_col, other=-1))
@@ -284,9 +271,9 @@ def softmax_prepare(
     if BETA:
         offset += tl.load(beta + index, mask=in_col, other=0.0)
     unit = tl.load(scale) * LOG2E
-    inside = place < stride
-    to = state + place
-    tl.store(names + place, tl.where(name >= 0, name, tl.where(is_row, -1, -2)), mask=inside)
+    inside = entry < stride
+    to = state + entry
+    tl.store(names + entry, tl.where(name >= 0, name, tl.where(is_row, -1, -2)), mask=inside)
     for plane in tl.static_range(9):
         tl.store(to + plane * stride, tl.full((BLOCK,), FLOOR if plane == 0 else 0.0, tl.float32), mask=inside)
     tl.store(to + 9 * stride, tl.where(name >= 0, offset * unit, float("-inf")), mask=inside)
@@ -295,16 +282,16 @@ def softmax_prepare(
 
 
 @triton.jit
-def merge_side(part, parts, plane, to, stride, place, size):
-    """Entries `place` of one side of a block: `parts` partial sums into the five, in order, and the four for gradients."""
-    inside = place < size
-    to += place
+def merge_side(part, parts, plane, to, stride, entry, size):
+    """Adds `parts` partial sums, in order, to the five of one side's entries `entry`; derives the four that gradients read."""
+    inside = entry < size
+    to += entry
     top = tl.load(to, mask=inside, other=0.0)
     rest = tl.load(to + stride, mask=inside, other=0.0)
     positives = tl.load(to + 2 * stride, mask=inside, other=0.0)
     matched = tl.load(to + 3 * stride, mask=inside, other=0.0)
     count = tl.load(to + 4 * stride, mask=inside, other=0.0)
-    at = part + place
+    at = part + entry
     for _ in range(parts):
         other = tl.load(at, mask=inside, other=0.0)
         new = tl.maximum(top, other)
@@ -323,7 +310,7 @@ def merge_side(part, parts, plane, to, stride, place, size):
     tl.store(to + 4 * stride, count, mask=inside)
     alive = count > 0.0
     whole = tl.where(alive, rest + positives, 1.0)
-    # A sum far below 1 has its shift far above its terms, which would flush: move the shift onto the sum.
+    # The shift of a sum far below 1 lies far above its terms, which would flush to 0: move it onto the sum.
     lift = tl.floor(tl.log2(whole))
     unit = tl.exp2(-lift)
     share = tl.maximum(count, 1.0)
@@ -338,29 +325,29 @@ def softmax_merge(
     row_part, col_part, state_x, state_y, stride_row, stride_col, stride, row_parts, col_parts, rows, cols,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of a block's tiles, in their order, into planes 0-4 of the state, and from those planes 5-8:
+    """Adds the partial sums of a block's tiles, in their order, to planes 0-4 of the state, and derives planes 5-8 from them:
 
-    a shift near log2 of the sum of all; 1 / that sum relative to it (0 without positives); rest / count and positives / count
-    relative to it, the latter -1 for a single positive, whose positives cancel exactly.
+    a shift near log2 of rest + positives; relative to it 1 / (rest + positives), 0 without positives; rest / count; positives /
+    count, -1 for a single positive, whose positives cancel exactly.
     """
     pid = tl.program_id(0)
     programs = tl.cdiv(rows, BLOCK)
     if pid < programs:
         merge_side(row_part, row_parts, stride_row, state_x, stride, pid * BLOCK + tl.arange(0, BLOCK), rows)
     else:
-        place = (pid - programs) * BLOCK + tl.arange(0, BLOCK)
-        merge_side(col_part, col_parts, stride_col, state_y, stride, place, cols)
+        entry = (pid - programs) * BLOCK + tl.arange(0, BLOCK)
+        merge_side(col_part, col_parts, stride_col, state_y, stride, entry, cols)
 
 
 @triton.jit
 def side_loss(state, stride, first, size, BLOCK: tl.constexpr):
-    """(sum of losses, number) of the entries with a positive: log of the sum of all less the mean positive logit."""
+    """(sum of losses, number) of the entries with a positive. A loss: log(rest + positives) less the mean positive logit."""
     losses = tl.zeros((BLOCK,), tl.float32)
     alive = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, size, BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        inside = place < size
-        at = state + first + place
+        entry = start + tl.arange(0, BLOCK)
+        inside = entry < size
+        at = state + first + entry
         top = tl.load(at, mask=inside, other=0.0)
         rest = tl.load(at + stride, mask=inside, other=0.0)
         positives = tl.load(at + 2 * stride, mask=inside, other=1.0)
@@ -380,7 +367,7 @@ def side_loss(state, stride, first, size, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "cols"])
 def softmax_finish(state, loss, out, stride, first_col, rows, cols, STORED: tl.constexpr, BLOCK: tl.constexpr):
-    """loss [1]; out [3]: what stored gradients weigh the rows and the columns with, and the factor that makes them true.
+    """loss [1]; out [3]: weights of rows and of columns in stored gradients, and the factor that undoes their scale.
 
     A side's weight is w = 1 / (2 its rows with a positive). G is stored as w / max(w_x, w_y) * STORED times a difference of two
     probabilities' sums: at most 2 STORED in size, whatever the batch.
@@ -441,15 +428,15 @@ PREPARE = configs.Strip(256, 1, 4)
 MERGE = configs.Strip(128, 1, 4)
 FINISH = configs.Strip(1024, 1, 4)
 STORED = 2.0**14
-"""G is stored times this over the larger weight of a row: at most 2^15, so finite in float16, which then keeps 2^-38."""
+"""Scale of the stored G, over the larger weight of a side: G is at most 2^15, finite in float16, which then keeps 2^-38."""
 PLANES = 11
-"""Of the state, `softmax_prepare`."""
+"""Planes of the state, see `softmax_prepare`."""
 PARTIAL = 1
-"""Bytes of partial sums a pair that the blocks of the first pass reckon with; it stores no G, so they are larger."""
+"""Bytes of partial sums a pair that set the blocks of the first pass; it stores no G, so they are larger."""
 
 
 class _Pass(NamedTuple):
-    """What both passes read: operands in the compiled form, `softmax_prepare`'s state and names, where columns start there."""
+    """Inputs of both passes: operands in the compiled form, `softmax_prepare`'s state and names, where columns start in them."""
 
     phi_x: Tensor
     phi_y: Tensor
