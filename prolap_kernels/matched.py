@@ -22,17 +22,17 @@ from .scores.inclusion import formula
 ReduceDims = Literal["sum", "mean", "none"]
 REDUCE_DIMS = {"sum": SUM, "mean": MEAN, "none": NONE}
 VIB_SHARES = {"exact": 1.0, "prolip": 0.5}
-"""How much of the log-variance a bottleneck takes, by convention."""
+"""Factor of a bottleneck's log-variance, by convention."""
 
 
 class Inclusion(NamedTuple):
     """A term of `matched_losses`: the mean over rows and links of -log sigmoid(scale * H), each level inside the next.
 
-    levels: two or more indices into the list of levels, in any order; the levels may differ in their numbers of rows, and a link
-        holds for the rows that both its levels have.
+    levels: two or more indices into the list of levels, in any order. Levels may differ in their numbers of rows: a link has the
+        rows that both its levels have.
     scale, convention, reduce_dims: as in `inclusion_loss`.
     valid: bool [links, R], R the rows of the longest link; False leaves a link of a row out. By default all count.
-    detach_mean: whether the term moves variances only.
+    detach_mean: True keeps gradients from the means.
     """
 
     levels: Sequence[int]
@@ -84,12 +84,12 @@ def inclusion_loss(
 ) -> Tensor:
     """Mean over matched rows of -log sigmoid(scale * H(x_n in y_n)); H as in `inclusion_score`. 0-d.
 
-    reduce_dims: how H is taken over dimensions: "sum" (the papers), "mean", or "none", which takes log sigmoid per dimension
-    and averages over rows and dimensions (ProLIP's public code, with scale 1000). Summed over many dimensions, log sigmoid is
-    flat almost everywhere: "mean" or a small scale keeps a gradient.
+    reduce_dims: reduction of H over dimensions: "sum" (the papers), "mean", or "none", which takes log sigmoid per dimension
+    and averages over rows and dimensions (ProLIP's public code, with scale 1000). Under "sum" over many dimensions log sigmoid
+    is flat almost everywhere: "mean" or a small scale keeps a gradient.
 
-    On its own this loss pushes the means of x and y apart (H grows with their distance): keep a contrastive loss beside it,
-    detach the means, or use the convention "prolip".
+    Alone, this loss pushes the means of x and y apart (H grows with their distance): add a contrastive loss, detach the means, or
+    use the convention "prolip".
     """
     return hierarchical_inclusion_loss(
         [x, y], scale=scale, convention=convention, reduce_dims=reduce_dims, backend=backend
@@ -158,16 +158,15 @@ def matched_losses(
             row n of any other (masked copies of the first rows of a batch).
         terms: `Inclusion` and `Vib`, which name levels by their indices; the same level may be in several of them.
         stats: also return the share of saturated rows of each term.
-        backend: None picks, "chunked", "triton" or "reference" ask for one.
+        backend: "chunked", "triton" or "reference"; by default the fastest that can.
 
     Returns:
         The terms, unweighted 0-d tensors, float64 for float64 and float32 otherwise; a term without a row that counts is 0 with
-        zero gradients. With `stats=True` the pair (terms, saturated [terms]), the latter detached: the share of the rows that
-        count whose gradient by scale * H, sigmoid(-scale * H) in size, is below 1e-3, so that they hardly teach any more; under
-        reduce_dims "none" the share of rows and dimensions; 0 for a bottleneck. Differentiable once; `backend="reference"` twice.
+        zero gradients. With `stats=True` the pair (terms, saturated [terms]), the latter detached: the share of the counted rows
+        that hardly teach any more, whose gradient by scale * H, sigmoid(-scale * H) in size, is below 1e-3; under reduce_dims
+        "none" the share of rows and dimensions; 0 for a bottleneck. Differentiable once; `backend="reference"` twice.
 
-    On a GPU: three small launches to lay levels and flags one after another, one for all rows, one for the means, and one for all
-    gradients.
+    On a GPU: three small launches that concatenate levels and flags, one for all rows, one for the means, one for all gradients.
 
     Errors: ValueError or TypeError naming the argument.
 
@@ -204,7 +203,7 @@ def _rows(levels: Sequence[Gaussian]) -> list[int]:
 
 
 def _vib_link(term: Vib, number: int, levels: int, prefix: str) -> Link:
-    """The checked link of a bottleneck; prefix: what stands before its fields' names in errors."""
+    """The checked link of a bottleneck; prefix: precedes its fields' names in errors."""
     share = choose(f"{prefix}convention", term.convention, VIB_SHARES)
     level = _check_level(f"{prefix}level", term.level, levels)
     return Link(VIB, level, level, number, share, 0.0, 0.0, moves_mean=True, flagged=False)
@@ -280,10 +279,10 @@ def _reference(levels: Sequence[Gaussian], links: Sequence[Link], valid: Tensor)
     """The terms and their saturated shares by the plain formulas, differentiable twice."""
     dtype = widen(levels[0].mean).dtype
     losses, shares = [], []
-    found = unpack(pack(links), _rows(levels), levels[0].mean.shape[1])
+    unpacked = unpack(pack(links), _rows(levels), levels[0].mean.shape[1])
     for term in range(count_terms(links)):
         sums, flat, count = [], [], valid.new_zeros((), dtype=torch.int64)
-        for link in (link for link in found if link.term == term):
+        for link in (link for link in unpacked if link.term == term):
             counted = counted_rows(valid, link)
             value, saturated = _reference_rows(levels, link)
             sums.append(torch.where(counted, value, 0.0).sum())

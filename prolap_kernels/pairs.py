@@ -22,17 +22,17 @@ def resolve_ids(
 
 
 def positive_pairs(x_id: Tensor, y_id: Tensor) -> Tensor:
-    """[n, m] bool, equal ids. Ignored rows may be equal too: combine with `counted_pairs`."""
+    """Pairs with equal ids, [n, m] bool. Ignored rows may be equal too: combine with `counted_pairs`."""
     return x_id[:, None] == y_id[None, :]
 
 
 def counted_pairs(x_id: Tensor, y_id: Tensor) -> Tensor:
-    """[n, m] bool, neither side ignored."""
+    """Pairs without an ignored side, [n, m] bool."""
     return (x_id >= 0)[:, None] & (y_id >= 0)[None, :]
 
 
 def count_pairs(x_id: Tensor, y_id: Tensor, negatives_only: bool) -> Tensor:
-    """How many pairs count, a 0-d int64 tensor, in O((n + m) log m) and without an n x m mask."""
+    """The number of pairs that count, 0-d int64, in O((n + m) log m) and without an n x m mask."""
     counted = (x_id >= 0).sum() * (y_id >= 0).sum()
     if not negatives_only:
         return counted
@@ -48,10 +48,10 @@ SATURATED = 1e-3
 class PairStats(NamedTuple):
     """Statistics of the counted pairs, detached 0-d tensors; NaN where there is no such pair.
 
-    positives, negatives: how many pairs; positive_logit, negative_logit: their mean logit; positive_saturation,
-    negative_saturation: the share of them whose gradient, that of the pair's own loss by its logit, is below 1e-3 in size, so
-    that they hardly teach any more. sigmoid: the gradient is -sigmoid(-logit) or sigmoid(logit). softmax: taken along the
-    rows of x, |P_i| p_ij - 1 for positives and p_ij for negatives, in rows that have a positive.
+    positives, negatives: numbers of pairs; positive_logit, negative_logit: their mean logits; positive_saturation,
+    negative_saturation: the share of pairs that hardly teach any more, since the gradient of their own loss by their logit is
+    below 1e-3 in size. sigmoid: that gradient is -sigmoid(-logit) or sigmoid(logit). softmax: along the rows of x that have a
+    positive, |P_i| p_ij - 1 for positives and p_ij for negatives.
     """
 
     positives: Tensor

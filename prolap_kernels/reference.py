@@ -1,4 +1,4 @@
-"""The truth: dense, eager, literal. N x M x D in memory, twice differentiable, meant for float64 and small inputs."""
+"""The truth: dense, eager, literal. It takes N x M x D of memory, is twice differentiable, and suits small float64 inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def score_matrix(score: Score, x: Gaussian, y: Gaussian) -> Tensor:
 
 
 def pair_loss(objective: Objective, logit: Tensor, x_id: Tensor, y_id: Tensor, negatives_only: bool) -> Tensor:
-    """The objective's value per row of x, [N], or [1] where it is no sum over rows."""
+    """The objective's value per row of x, [N], or [1] if it averages."""
     return objective.dense(logit, *_pairs(x_id, y_id, negatives_only))
 
 

@@ -30,7 +30,10 @@ def pick_backend(
     score: Score | None = None,
     objective: Objective | None = None,
 ) -> str:
-    """The backend asked for, or the fastest that can do this device and dtype, score and objective."""
+    """The backend of this name, or the fastest one for this device, dtype, score and objective.
+
+    Errors: ValueError if the backend does not exist or cannot compute this.
+    """
     if name is not None:
         choose("backend", name, BACKENDS)
         if name == "triton" and dtype == torch.float64:
@@ -50,7 +53,7 @@ def pick_backend(
 
 
 def _no_kernel(score: Score | None, objective: Objective | None) -> str | None:
-    """What about a call has no fused kernel."""
+    """Why a call has no fused kernel, None where it has one."""
     if score is None:
         return None
     from . import triton
@@ -63,7 +66,7 @@ def _no_kernel(score: Score | None, objective: Objective | None) -> str | None:
 
 
 def launcher(options: PairOptions) -> Launcher:
-    """The block primitive that computes these options."""
+    """The block primitive for these options."""
     if options.backend != "triton":
         return pairs.add_pairs
     from . import triton
@@ -73,7 +76,7 @@ def launcher(options: PairOptions) -> Launcher:
 
 
 def sums_over_dimensions(backend: str) -> elementwise.Sums:
-    """Who sums the dimensions of elementwise scores."""
+    """How the backend sums elementwise scores over dimensions."""
     if backend != "triton":
         return elementwise.SUMS
     from . import triton
@@ -87,7 +90,7 @@ def _slower(reason: str) -> str:
 
 
 def say_once(line: str) -> None:
-    """One log line a process about a path that is slower than another would be."""
+    """Warns, once a process, that a slower path runs."""
     if line not in _said:
         _said.add(line)
         log.warning("%s", line)

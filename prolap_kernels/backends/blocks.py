@@ -30,10 +30,10 @@ def blocks(n: int, m: int, shape: tuple[int, int]) -> Iterator[tuple[slice, slic
 def block_shape(
     n: int, m: int, cells: int, *, live: int = 1, beside: int = 0, unit: tuple[int, int] = (1, 1), even: bool = True
 ) -> tuple[int, int]:
-    """Rows h and columns w of a block: about square, in whole units, live h w + beside (h + w) <= cells wherever that can be.
+    """Rows h and columns w of a block: about square, in whole units, with live h w + beside (h + w) <= cells wherever possible.
 
-    live: numbers that each pair of a block takes; beside: those of each of its rows and columns; even: nearly equal blocks,
-    rather than large ones and a small rest.
+    live: numbers that a pair of the block takes; beside: numbers that each of its rows and columns takes; even: blocks of nearly
+    equal size, rather than large ones and a small rest.
     """
     spare, wide = beside if even else 0, up(m, unit[1])
     height = (math.sqrt(spare * spare + live * cells) - spare) / live
@@ -47,6 +47,6 @@ def block_shape(
 
 
 def _side(total: int, most: int, unit: int, even: bool) -> int:
-    """In whole units at most `most`, but at least one; even: the side of the fewest equal parts of `total`."""
+    """A side of at most `most` in whole units, at least one unit; even: that of the fewest equal parts of `total`."""
     most = max(min(up(total, unit), most // unit * unit), unit)
     return up(cdiv(total, cdiv(total, most)), unit) if even and total else most

@@ -1,4 +1,4 @@
-"""Links of matched rows, in the one form that the public losses write, the raw ops carry and every backend reads."""
+"""Links of matched rows: one form for the public losses, the raw ops and every backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUM, MEAN, NONE, SCORE, VIB = range(5)
 """Kinds of links. SUM, MEAN: -log sigmoid(factor H), H summed or averaged over the dimensions; NONE: the mean over dimensions of
 -log sigmoid(factor h_d); SCORE: H itself; VIB: the KL divergence of one level from N(0, I)."""
 VALUE, SATURATED_SHARE, GRADIENT = range(3)
-"""What `matched_rows` leaves of each row of each link, [3, links, longest]; GRADIENT: of the value by H."""
+"""Planes of the results of `matched_rows` [3, links, longest]; GRADIENT: of the value by H."""
 NO_FLAGS = -1
 
 
@@ -20,10 +20,10 @@ class Link(NamedTuple):
     """Level `inner` inside level `outer`, or the bottleneck of one level (inner == outer).
 
     kind: SUM, MEAN, NONE, SCORE or VIB. inner, outer: indices of levels. term: index of the term that the link belongs to.
-    factor: scale of an inclusion, or the share of the log-variance that a bottleneck takes (1, or 1/2 in ProLIP's convention).
-    kappa, rho: coefficients of H. moves_mean: whether the gradient reaches the means. flagged: whether its rows have flags that
-    say which of them count. The raw ops carry these; `unpack` adds
-    rows: how many rows are matched, those of the shorter level. flags_at: where the flags start, NO_FLAGS where all rows count.
+    factor: scale of an inclusion, or factor of a bottleneck's log-variance (1, or 1/2 in ProLIP's convention). kappa, rho:
+    coefficients of H. moves_mean: whether the gradient reaches the means. flagged: whether flags say which rows count. The raw
+    ops carry these; `unpack` adds
+    rows: the number of matched rows, those of the shorter level. flags_at: start of the flags, NO_FLAGS where all rows count.
     """
 
     kind: int
@@ -40,7 +40,7 @@ class Link(NamedTuple):
 
 
 PACKED = Link._fields.index("rows")
-"""How many numbers the raw ops carry of a link."""
+"""Number of fields that the raw ops carry."""
 
 
 def pack(links: Sequence[Link]) -> list[float]:
@@ -49,7 +49,7 @@ def pack(links: Sequence[Link]) -> list[float]:
 
 
 def unpack(numbers: Sequence[float], rows: Sequence[int], width: int) -> list[Link]:
-    """What `pack` packed, for levels of `rows` rows and `width` dimensions; MEAN becomes SUM with its factor over `width`."""
+    """The links that `pack` packed, for levels of `rows` rows and `width` dimensions; MEAN becomes SUM with factor / width."""
     links, flags_at = [], 0
     packed = [numbers[start : start + PACKED] for start in range(0, len(numbers), PACKED)]
     for _, members in groupby(map(_read, packed), key=lambda link: link.term):

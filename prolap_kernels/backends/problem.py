@@ -1,4 +1,4 @@
-"""What the engine of pairs is asked and what it answers, whichever backend works it out."""
+"""The engine of pairs: its inputs, options and results, the same for every backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..scores import Score
 
 
 class PairProblem(NamedTuple):
-    """logit = scale s + bias on N x M pairs.
+    """Inputs: N x M pairs with the logits scale s + bias.
 
     A bilinear score is s_ij = phi_x_i . phi_y_j + alpha_i + beta_j: phi_x [N, K], phi_y [M, K]; alpha [N], beta [M], size 0 for
     none. For an elementwise score phi_x and phi_y are the means and logvar_x [N, D], logvar_y [M, D] the log-variances.
@@ -40,8 +40,8 @@ class PairProblem(NamedTuple):
 class PairOptions(NamedTuple):
     """All options of a loss of pairs, as flat as the raw op takes them.
 
-    score_name, objective_name: where `score` and `objective` are found; ids_given: False says that the ids are those of the
-    diagonal and nothing is ignored; precision: of float32 products on a GPU; need_x, need_y, need_sums: which of `PairSums`.
+    score_name, objective_name: names that `score` and `objective` look up; ids_given: False for the default ids, row i with row i
+    and none ignored; precision: of float32 products on a GPU; need_x, need_y, need_sums: which `PairSums` to compute.
     """
 
     score_name: str
@@ -69,12 +69,12 @@ class PairOptions(NamedTuple):
 
 
 class PairSums(NamedTuple):
-    """What a pass over pairs adds up; tensors that were not asked for have size 0.
+    """Results of a pass over pairs; those that the options do not need have size 0.
 
-    loss [N] per row of x ([1] where the objective is no sum over rows). With g = row_weight * dL/dlogit:
+    loss [N] per row of x ([1] where the objective averages). With g = row_weight * dL/dlogit:
     dphi_x = sum_j g phi_y_j [N, K] and dphi_y = sum_i g phi_x_i [M, K], both still without the factor `scale`;
-    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N]. For an elementwise score g ds/dmean stands in place of g phi, and
-    the same by the log-variances in dlogvar_x [N, D], dlogvar_y [M, D].
+    row = sum_j g [N], col = sum_i g [M], dot = sum_j g s [N]. An elementwise score has g ds/dmean instead of g phi, and
+    g ds/dlogvar in dlogvar_x [N, D], dlogvar_y [M, D].
     stats [4, N], sums over the counted pairs of a row: logits of the positives, logits of the negatives, number of
     saturated positives, of saturated negatives.
     """
@@ -91,10 +91,10 @@ class PairSums(NamedTuple):
 
     @classmethod
     def empty(cls, problem: PairProblem, options: PairOptions) -> PairSums:
-        """Room for what the options ask for, in the dtype of the sums, not yet written."""
+        """Unwritten memory for the results that the options need, in the dtype of the sums."""
 
-        def new(wanted: bool, *shape: int) -> Tensor:
-            return problem.scale.new_empty(shape if wanted else 0)
+        def new(needed: bool, *shape: int) -> Tensor:
+            return problem.scale.new_empty(shape if needed else 0)
 
         n, m = problem.phi_x.shape[0], problem.phi_y.shape[0]
         need_x, need_y, need_sums = options.need_x, options.need_y, options.need_sums
@@ -117,16 +117,15 @@ class PairSums(NamedTuple):
 
 
 Launcher = Callable[[PairProblem, PairOptions, PairSums, bool], None]
-"""The block primitive: (problem, options, sums, fresh) adds what the pairs give to `sums`; fresh overwrites what they hold."""
+"""The block primitive: (problem, options, sums, fresh) adds the results of a problem to `sums`, or overwrites them if fresh."""
 
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Within it, products of float32 matrices on a GPU are what the caller asked for, whatever torch is set to."""
+    """Sets the precision of float32 matrix products on a GPU, and restores torch's setting afterwards."""
     matmul: Any = torch.backends.cuda.matmul
-    name, value = (
-        ("fp32_precision", precision) if hasattr(matmul, "fp32_precision") else ("allow_tf32", precision == "tf32")
-    )
+    named = hasattr(matmul, "fp32_precision")
+    name, value = ("fp32_precision", precision) if named else ("allow_tf32", precision == "tf32")
     before = getattr(matmul, name)
     setattr(matmul, name, value)
     try:

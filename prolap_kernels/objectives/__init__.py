@@ -1,4 +1,4 @@
-"""Objectives, what the logits of all pairs become: a new one is a file here and one line below."""
+"""Objectives: a loss from the logits of all pairs. A new one is a file here and a line below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective is: a dense formula, and the same for the cells of a block with its gradient by hand."""
+"""What an objective is: a dense formula, and the same for the cells of a block with its gradient. Its registry."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from ..checks import register
 
 Side = tuple[Tensor, ...]
-"""What a normaliser knows of each row of a block, broadcast as [h, 1], or of each column, as [1, w]."""
+"""A normaliser's numbers for each row of a block, broadcast as [h, 1], or for each column, as [1, w]."""
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What needs the whole matrix before the first gradient: totals along rows and columns, gathered block by block.
+    """Totals along rows and columns that gradients need first, gathered block by block.
 
-    empty(k, like) -> totals of k rows that have seen nothing; measure(logit, positive, counted, dim) -> totals of a block along
-    `dim`; merge(a, b) -> totals of both; finish(rows, cols) -> (loss [1], what `pair` is told of rows, of columns).
+    empty(k, like) -> empty totals of k rows; measure(logit, positive, counted, dim) -> totals of a block along `dim`; merge(a, b)
+    -> totals of both; finish(rows, cols) -> (loss [1], the `row` and `col` that `pair` takes).
     """
 
     empty: Callable[[int, Tensor], Side]
@@ -31,15 +31,15 @@ class Normaliser:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a matrix of logits becomes.
+    """Makes a loss of a matrix of logits.
 
-    dense(logit, positive, counted) -> [N] (per row of x) or, where the value is no sum over rows, [1]: differentiable truth.
-    dense_gradient(logit, positive, counted) -> [N, M], each pair's own derivative by its logit, for statistics (`PairStats`).
-    pair(logit, positive, row, col) -> (loss or None, dL/dlogit) of a block's cells as if all counted: pure, pointwise, made of
-    plain torch operations, so that it compiles into one sweep; loss None where `normaliser` has it.
+    dense(logit, positive, counted) -> [N] (per row of x), or [1] if it averages: the truth, differentiable.
+    dense_gradient(logit, positive, counted) -> [N, M], the derivative of each pair's own loss by its logit, for `PairStats`.
+    pair(logit, positive, row, col) -> (loss or None, dL/dlogit) of a block's cells as if all counted. Pure and pointwise torch
+    operations, so that it compiles into one sweep; None where `normaliser` returns the loss.
     pair_gradient(logit, positive, row, col) -> `dense_gradient` of a block's cells.
-    averages: the value is a mean already, [1], and takes neither another reduction nor row weights.
-    launchers: fused kernels for bilinear scores by the name of their backend, registered by the backend.
+    averages: whether the value is a mean already, [1], which takes no other reduction and no row weights.
+    launchers: fused kernels for bilinear scores by backend; each backend registers its own.
     """
 
     name: str
@@ -69,7 +69,7 @@ def register_objective(objective: Objective) -> Objective:
 def pointwise_objective(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
     """An objective that adds up loss(logit [N, M], positive [N, M] bool) -> [N, M] over the counted pairs of each row.
 
-    All that an objective of your own needs where every pair has a loss by itself; the gradient is derived from the formula.
+    An objective of your own needs no more than this formula where every pair has a loss by itself; gradients are derived from it.
     """
 
     def both(logit: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

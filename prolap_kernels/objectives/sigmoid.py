@@ -21,8 +21,8 @@ def dense_gradient(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
 
 
 def pair(logit: Tensor, positive: Tensor, row: Side, col: Side) -> tuple[Tensor, Tensor]:
-    """softplus(z) and +-sigmoid(z), z = logit of negatives and -logit of positives, both from one e = exp(-|z|) <= 1: small terms
-    keep their digits, and nothing is added and later subtracted."""
+    """softplus(z) and +-sigmoid(z), with z = logit of negatives and -logit of positives. Both come from e = exp(-|z|) <= 1, so
+    small terms keep their digits."""
     z = torch.where(positive, -logit, logit)
     e = z.abs().neg_().exp_()
     size = torch.where(z < 0, e, 1.0).div_(1 + e)

@@ -11,8 +11,8 @@ from .base import Normaliser, Objective, Side, register_objective
 
 
 class Totals(NamedTuple):
-    """Of a row's counted pairs: the positives' largest logit, their sum of exponentials below it, their sum of distances below it
-    and their number; the negatives' largest logit and their sum of exponentials below it."""
+    """Totals of a row's counted pairs. Positives: the largest logit, sum of exp(logit - best), sum of best - logit, their number.
+    Negatives: the largest logit, sum of exp(logit - top)."""
 
     best: Tensor
     positives: Tensor
@@ -23,8 +23,8 @@ class Totals(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Of a row, once all is summed: largest logit and log-sum among the positives, the same among all, the negatives' share of
-    the sum, weight in the loss, 1/|P|, |P|."""
+    """Normalised totals of a row: largest logit and log-sum of the positives, the same of all pairs, the negatives' share of the
+    sum, weight in the loss, 1/|P|, |P|."""
 
     best: Tensor
     log_positives: Tensor
@@ -53,7 +53,7 @@ def dense(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
 
 
 def dense_gradient(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
-    """Along the rows: |P_i| p_ij - 1 of positives, p_ij of negatives; 1 in rows without a positive, which teach nothing."""
+    """Along the rows: |P_i| p_ij - 1 of positives, p_ij of negatives; 1 in rows without a positive, which have no loss."""
     chosen = positive & counted
     count = chosen.sum(1, keepdim=True)
     p = logit.masked_fill(~counted, float("-inf")).softmax(1)
@@ -61,13 +61,13 @@ def dense_gradient(logit: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
 
 
 def empty(k: int, like: Tensor) -> Side:
-    """Of k rows that have seen nothing."""
+    """Totals of k rows without pairs."""
     low, zero = like.new_full((k,), float("-inf")), like.new_zeros(k)
     return Totals(low, zero, zero.clone(), zero.clone(), low.clone(), zero.clone())
 
 
 def _finite(top: Tensor) -> Tensor:
-    """What exponents are counted from: where nothing is there yet, from 0, since inf - inf is NaN."""
+    """The origin of exponents: `top`, or 0 where there is no pair yet, since inf - inf is NaN."""
     return torch.where(top.isinf(), 0.0, top)
 
 
@@ -95,8 +95,8 @@ def merge(first: Side, second: Side) -> Side:
 
 
 def _weigh(side: Side) -> tuple[Tensor, Side]:
-    """A row's loss is log(1 + negatives/positives) + log(sum of e^(l - best)) + mean of (best - l) over its positives: no term is
-    ever subtracted, and with one positive only the first is there."""
+    """A row's loss is log(1 + negatives/positives) + log(sum of e^(l - best)) + mean of (best - l) over its positives. No term is
+    subtracted, and with one positive only the first is not 0."""
     best, positives, spread, count, top, negatives = side
     alive = count > 0
     weight = alive.to(best) * 0.5 / alive.sum().clamp(min=1)
@@ -118,8 +118,8 @@ def finish(rows: Side, cols: Side) -> tuple[Tensor, Side, Side]:
 
 
 def _side_gradient(logit: Tensor, positive: Tensor, side: Known) -> Tensor:
-    """p_ij of the negatives, p_ij - 1/|P| of the positives: with h their share among the positives and q that of the negatives in
-    the sum, p = h (1 - q), and one positive has h = 1 exactly, so that -(1 - p) = -q however small."""
+    """p_ij of negatives, p_ij - 1/|P| of positives. p = h (1 - q), with h the pair's share of the positives and q the negatives'
+    share of the sum: a single positive has h = 1 exactly, so p - 1 = -q, however small."""
     shift = torch.where(positive, side.best, side.largest)
     e = (logit - shift).sub_(torch.where(positive, side.log_positives, side.log_sum)).exp_()
     return torch.where(positive, (e - side.share).sub_(e * side.negative_share), e)

@@ -1,4 +1,4 @@
-"""Scores, how alike two Gaussians are: a new one is a file here and one line below."""
+"""Scores: how alike two Gaussians are. A new one is a file here and a line below."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The mathematics that elementwise scores share: special functions, what they read of a row, and both for a block of rows.
+"""Shared mathematics of elementwise scores: special functions, parts of a row, and the parts of a block of rows.
 
-`backends.triton.elementwise` has the special functions for Triton by the same names: a score is one source for every backend.
+`backends.triton.elementwise` has the special functions by the same names: one source of a score serves every backend.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def log(z: Tensor) -> Tensor:
 
 
 def log_complement(q: Tensor, rest: Tensor) -> Tensor:
-    """log(1 - q) for 0 <= q < 1, given rest = 1 - q by a way of its own: each is exact where the other cancels."""
+    """log(1 - q) for 0 <= q < 1, with rest = 1 - q computed independently: each is exact where the other cancels."""
     return torch.where(q < 0.5, torch.log1p(-q), rest.log())
 
 
@@ -66,8 +66,8 @@ def exp_excess(z: Tensor) -> Tensor:
 
 
 LIMIT = {torch.float32: 40.0, torch.float64: 330.0}
-"""Largest |logvar| whose variance enters an elementwise score: products of two variances stay within the type. Beyond, a
-variance counts as at this limit; terms that are linear in logvar do not."""
+"""Bound of |logvar| in variances of elementwise scores, so that a product of two stays within the dtype. Terms that are linear in
+logvar are not bounded."""
 
 
 def variance(mean: Tensor, logvar: Tensor) -> Parts:
@@ -76,7 +76,7 @@ def variance(mean: Tensor, logvar: Tensor) -> Parts:
 
 
 def split_variance(mean: Tensor, logvar: Tensor) -> Parts:
-    """(mean, v, v'): v + v' is the variance to twice the digits, so that a difference of nearly equal variances keeps its own."""
+    """(mean, v, v'): v + v' has twice the digits of v, so that a difference of nearly equal variances keeps its own."""
     exact = _clamped(logvar).double().exp()
     high = exact.to(logvar.dtype)
     return mean, high, (exact - high.double()).to(logvar.dtype)
@@ -109,8 +109,7 @@ def _clamped(logvar: Tensor) -> Tensor:
 
 class Rows(NamedTuple):
     """A block's rows as an elementwise score reads them: three parts of either side (a side with fewer repeats its first), and
-    the terms that are linear in logvar, [2, N] and [2, M]: in two numbers, since sums of D log-variances cancel against each
-    other to the last digits."""
+    the terms that are linear in logvar, [2, N] and [2, M], each as the sum of two numbers, since both sides' terms may cancel."""
 
     x: Parts
     y: Parts

@@ -46,8 +46,8 @@ class Strip(NamedTuple):
 
 
 WORKSPACE = 1 << 28
-"""Bytes of a block of G, the gradients by the logits: the larger, the fuller the last wave of its products and the fewer sums
-that are read again; 65,536 rows in 16 bits make 36 blocks."""
+"""Bytes of a block of G, the gradients by the logits. Large blocks fill the last wave of their products and add to sums less
+often; 65,536 rows in 16 bits make 36 blocks."""
 GROUP = 8
 """Row tiles per band of programs that share operands in cache."""
 
@@ -77,13 +77,13 @@ CANDIDATES = {
     ),
     ("large", torch.bfloat16): (Tile(128, 128, 32, 8, 4, 4, 4), Tile(128, 64, 64, 8, 3, 2, 4)),
 }
-"""Rows of BILINEAR that lost by prediction, for `benchmarks.run --gpu` to measure. The first three move half the operands, or
-overlap as the default does, but spill 13 to 17 registers where a tile has positives."""
+"""Alternatives to BILINEAR that the cost model ranks lower, for `benchmarks.run --gpu` to measure. The first three move half the
+operands, or overlap as the default does, but spill 13 to 17 registers where a tile has positives."""
 GIVEN = Tile(64, 64, 16, 4, 1, 4, 1)
-"""Tile of `sigmoid_tile` where the vendor's library takes the score product too; its depth is unused."""
+"""Tile of `sigmoid_tile` where the vendor's library computes the scores; its depth is unused."""
 VENDOR_SCORES = (torch.float32,)
-"""dtypes whose scores are the library's: float32, whose exact products have no matrix instructions in our kernel. In 16 bits the
-cost model has both within a tenth of each other; `benchmarks.run --gpu` measures them."""
+"""dtypes whose scores the library computes: our kernel has no matrix instructions for exact float32 products. In 16 bits the cost
+model puts both within a tenth of each other; `benchmarks.run --gpu` measures them."""
 ACCUMULATE = {
     **{("large", half): Tile(128, 128, 64, 8, 3) for half in _HALVES},
     **{("small", half): Tile(128, 128, 32, 8, 3) for half in _HALVES},
@@ -153,7 +153,7 @@ def descriptor(t: Tensor, block: tuple[int, int]) -> Any:
 
 
 def vendor_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """Known from versions and device alone, never from time: results do not depend on the run."""
+    """Whether the library computes gradient products: by versions and device, never by timing, so that runs repeat."""
     if not VENDOR or device.type != "cuda" or torch.version.hip:
         return False
     release = tuple(int(part) for part in torch.__version__.split(".")[:2])
@@ -161,7 +161,7 @@ def vendor_products(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def vendor_scores(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the score product is the library's, and the epilogue a pass of its own."""
+    """Whether the library computes the scores, and the epilogue is a pass of its own."""
     return dtype in VENDOR_SCORES and vendor_products(device, dtype)
 
 
