@@ -1,4 +1,4 @@
-"""Validation of arguments. Every error is one sentence that names the argument, what came and what is wanted."""
+"""Validation of arguments. Every error is one sentence that names the argument, what it must be, and what came."""
 
 from __future__ import annotations
 

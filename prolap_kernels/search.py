@@ -33,7 +33,7 @@ def score_blocks(
     score: str | Score = "csd",
     precise: bool = False,
     workspace: int | None = None,
-    wanted: Callable[[slice, slice], bool] | None = None,
+    select: Callable[[slice, slice], bool] | None = None,
     **score_options: str,
 ) -> Iterator[Block]:
     """Blocks (rows, columns, s_ij of these rows of x and columns of y) that make up the matrix of scores, without gradients.
@@ -47,7 +47,7 @@ def score_blocks(
         for what distances lose as products.
     workspace: bytes that a block may take, `WORKSPACE` by default; it fixes the size of the blocks. Elementwise scores take a
         bounded amount more.
-    wanted(rows, columns): False skips a block before it is computed.
+    select(rows, columns): whether to compute a block; by default all are.
 
     Errors: ValueError or TypeError naming the argument, at the call.
     """
@@ -55,7 +55,7 @@ def score_blocks(
     n, (m, d) = len(x.mean), y.mean.shape
     size = 8 if precise or x.mean.dtype == torch.float64 else 4
     shape = block_shape(n, m, _bytes(x, workspace) // size, live=CELL, beside=EDGE * d)
-    return _blocks(score, x, y, shape, precise, wanted)
+    return _blocks(score, x, y, shape, precise, select)
 
 
 def _checked(
@@ -82,7 +82,7 @@ def _blocks(
     y: Gaussian,
     shape: tuple[int, int],
     precise: bool,
-    wanted: Callable[[slice, slice], bool] | None,
+    select: Callable[[slice, slice], bool] | None,
 ) -> Iterator[Block]:
     dtype = torch.float64 if precise else torch.promote_types(x.mean.dtype, torch.float32)
     cells = min(shape[0], len(x.mean)) * min(shape[1], len(y.mean))
@@ -92,7 +92,7 @@ def _blocks(
     for rows in ranges(len(x.mean), shape[0]):
         left = None
         for columns in ranges(len(y.mean), shape[1]):
-            if wanted is None or wanted(rows, columns):
+            if select is None or select(rows, columns):
                 left = _side(x, rows, precise) if left is None else left
                 yield rows, columns, _scores(score, left, _side(y, columns, precise), sums, rounded)
 

@@ -97,7 +97,7 @@ def ranks(
     valid, relevant = relevant >= 0, relevant.to(queries.mean.device)
     blocks = partial(score_blocks, queries, gallery, score=score, precise=True)
     best = torch.full(relevant.shape, -torch.inf, device=relevant.device)
-    for rows, columns, scores in blocks(wanted=lambda rows, columns: len(_inside(relevant[rows], columns)[0]) > 0):
+    for rows, columns, scores in blocks(select=lambda rows, columns: len(_inside(relevant[rows], columns)[0]) > 0):
         query, slot, item = _inside(relevant[rows], columns)
         best[rows][query, slot] = scores[query, item]
     best = best.sort(dim=1, descending=True).values

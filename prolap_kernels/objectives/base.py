@@ -1,4 +1,4 @@
-"""What an objective is: a dense formula, and the same for the cells of a block with its gradient. Its registry."""
+"""Objectives: a dense formula, and the same for the cells of a block with its gradient; and their registry."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def register_objective(objective: Objective) -> Objective:
 def pointwise_objective(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> Objective:
     """An objective that adds up loss(logit [N, M], positive [N, M] bool) -> [N, M] over the counted pairs of each row.
 
-    An objective of your own needs no more than this formula where every pair has a loss by itself; gradients are derived from it.
+    Such an objective of your own needs no more than this formula; gradients are derived from it.
     """
 
     def both(logit: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

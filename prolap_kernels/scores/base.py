@@ -1,4 +1,4 @@
-"""What a score is: a formula per dimension, and the matrix product or the sum over dimensions that computes it. Its registry."""
+"""Scores: a formula per dimension, and the matrix product or sum over dimensions that computes it; and their registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..checks import register
 from ..gaussian import Gaussian
 
 Parts = tuple[Tensor, ...]
-"""What an elementwise score reads of a row in each dimension: one to three tensors [N, D]."""
+"""Parts of a row that an elementwise score reads: one to three tensors [N, D]."""
 
 
 class Factor(NamedTuple):

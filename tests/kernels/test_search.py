@@ -188,8 +188,8 @@ def test_blocks_make_up_the_matrix_in_order_and_skip_what_is_not_wanted(name: st
     assert len(places) > 4
     assert places == sorted(places)
     assert_same(matrix, pairwise_score(x, y, score=name), terms=4 * 4)
-    wanted = [(r, c) for r, c, _ in score_blocks(x, y, score=name, workspace=SMALL, wanted=lambda r, c: c.stop == 34)]
-    assert [c.stop for _, c in wanted] == [34] * len({row for row, _ in places})
+    selected = [(r, c) for r, c, _ in score_blocks(x, y, score=name, workspace=SMALL, select=lambda r, c: c.stop == 34)]
+    assert [c.stop for _, c in selected] == [34] * len({row for row, _ in places})
 
 
 def test_equal_rows_tie_wherever_they_stand_in_precise_blocks() -> None:

@@ -1,7 +1,7 @@
 """Pure functions on blocks, compiled by Inductor into one C++ loop; eager where that does not work.
 
 A program is traced once with symbolic sizes, on example tensors whose sizes are large primes, and called without guards: no
-batch size and no ragged edge compiles again, and what a program does never depends on who called it first.
+batch size and no ragged edge compiles again, and a program never depends on its first call.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ EAGER_CELLS = 1 << 20
 PARTS = 8
 """Numbers that a row takes per dimension while its parts are computed: three parts, and float64 on the way."""
 MATRIX_CELLS = {"cpu": 1 << 23, "cuda": 1 << 26}
-"""Numbers that a block of a whole matrix may take: 32 MB in float32; 256 MB on a GPU, whose kernels want rows."""
+"""Numbers that a block of a whole matrix may take: 32 MB in float32; 256 MB on a GPU, whose kernels need many rows."""
 SHAPES = ((29, 61, 131), (7, 5, 19))
 """Rows, columns and dimensions: tracing takes the first, checks take both."""
 Summed = Callable[..., Any]

@@ -188,7 +188,7 @@ def add_pairs(
     problem: PairProblem, options: PairOptions, sums: PairSums, fresh: bool,
     over_dimensions: elementwise.Sums = elementwise.SUMS,
 ) -> None:  # fmt: skip
-    """The block primitive (`problem.Launcher`), block by block; over_dimensions: who sums those of an elementwise score."""
+    """The block primitive (`problem.Launcher`), block by block; over_dimensions: sums of an elementwise score."""
     if fresh:
         sums.zero_()
     bilinear = options.score.elementwise is None

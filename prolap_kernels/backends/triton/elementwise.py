@@ -194,7 +194,7 @@ def gradients(score: Score, rows: Rows, grad: Tensor, side: str) -> tuple[Tensor
 
 
 SUMS = Sums(scores, gradients, workspace=400 << 20)
-"""The kernels want many rows, hence a larger block."""
+"""The kernels need many rows, hence a larger block."""
 add_pairs = functools.partial(pairs.add_pairs, over_dimensions=SUMS)
 """The block primitive of elementwise scores with any objective: the kernels sum over dimensions, torch does the rest."""
 

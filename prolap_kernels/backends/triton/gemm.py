@@ -1,4 +1,4 @@
-"""What the kernels of bilinear scores share: products, totals of partial sums, the form of operands; and half the trace."""
+"""Shared by the kernels of bilinear scores: products, totals of partial sums, the form of operands; and half the trace."""
 
 from __future__ import annotations
 

@@ -263,9 +263,9 @@ def matched_gradients_kernel(
                         h = sign * inclusion(m, q, other_m, other_q, kappa, rho)
                         _, steep = softplus_sigmoid(-factor * h)
                         c = tl.where(c == 0.0, 0.0, -c * factor * steep / width)
-                # a vanished coefficient wins over an infinite derivative, its limit, and over a row's NaN
-                still = integer(link + MOVES_MEAN) == 0
-                to_mean += tl.where((c == 0.0) | still, 0.0, c * d_m)
+                # a coefficient of 0 gives 0, even if the derivative is infinite or NaN
+                frozen = integer(link + MOVES_MEAN) == 0
+                to_mean += tl.where((c == 0.0) | frozen, 0.0, c * d_m)
                 to_logvar += tl.where(c == 0.0, 0.0, c * d_q)
         keep = load & (row < (end - begin).to(tl.int32))[:, None]
         if by_mean:

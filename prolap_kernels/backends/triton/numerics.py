@@ -83,7 +83,7 @@ def expm1_excess(x):
 
 @triton.jit
 def exp2_approx(x, NVIDIA: tl.constexpr):
-    """2^x in one instruction where there is one: results below 2^-126 are 0 then, so the gradient of a logit beyond 87 is too."""
+    """2^x, in one instruction on NVIDIA, where results below 2^-126, the gradients of logits beyond 87, are 0."""
     if NVIDIA:
         y = tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -93,7 +93,7 @@ def exp2_approx(x, NVIDIA: tl.constexpr):
 
 @triton.jit
 def reciprocal(x, NVIDIA: tl.constexpr):
-    """1 / x to one unit in the last place, for x in [1, 2]: without the branches that a division guards other ranges with."""
+    """1 / x to one unit in the last place, for x in [1, 2], without a division's branches for other ranges."""
     if NVIDIA:
         y = tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:

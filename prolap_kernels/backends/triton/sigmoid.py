@@ -161,10 +161,8 @@ def epilogue(
         col = tl.arange(0, W)
         shift = tl.load(b + start + col)[None, :]
         if GIVEN:
-            s = (
-                tl.load(products + start + (first_row + line).to(tl.int64)[:, None] * stride_products + col[None, :])
-                + shift
-            )
+            at = start + (first_row + line).to(tl.int64)[:, None] * stride_products + col[None, :]
+            s = tl.load(products + at) + shift
         else:
             s = column_part(acc, part, PARTS) + shift
         z = s * c + offset[:, None]
@@ -444,9 +442,9 @@ def _add_block(
         "NVIDIA": configs.nvidia(sigmoid_tile, pairs.scale.device), **flags, **constants(sigmoid_tile, tile),
     }  # fmt: skip
     configs.launch(sigmoid_tile, tall * wide, args, form, tile)
-    stats = sums.stats[:, rows] if options.stats else sums.stats
     args = (
-        row_part, col_part, pairs.alpha[rows], sums.loss[rows], sums.row[rows], sums.dot[rows], sums.col[cols], stats,
+        row_part, col_part, pairs.alpha[rows], sums.loss[rows], sums.row[rows], sums.dot[rows], sums.col[cols],
+        sums.stats[..., rows],
         height, breadth, wide, tall * tile.groups, tall * tile.m, wide * tile.n, len(pairs.phi_x),
         int(fresh and cols.start == 0), int(fresh and rows.start == 0),
     )  # fmt: skip

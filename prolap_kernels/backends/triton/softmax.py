@@ -529,18 +529,18 @@ def _second_pass(shared: _Pass, scalars: Tensor, sums: PairSums, fresh: bool) ->
     n, m, side = len(phi_x), len(phi_y), configs.G_SIDE
     height, breadth = block_shape(n, m, configs.WORKSPACE // phi_x.element_size(), unit=(tile.m, tile.n))
     g = phi_x.new_empty((up(height, side), up(breadth, side)) if options.need_x or options.need_y else 0)
-    g[..., breadth:].zero_()  # columns that no tile writes, but our products read, into rows that they drop
+    g[..., breadth:].zero_()  # columns that no tile writes, but products read into rows that they drop
     single = height >= n and breadth >= m
-    # The library takes no factor that lies on the device. One block is small: our kernel and no launch for the factor.
-    late = fresh and not single and configs.vendor_products(phi_x.device, phi_x.dtype)
-    add = partial(add_product, factor=None if late else scalars[2], precision=options.precision)
+    # The library takes no factor on the device: it is applied in the end. A single block is small: our kernel takes the factor.
+    scaled_later = fresh and not single and configs.vendor_products(phi_x.device, phi_x.dtype)
+    add = partial(add_product, factor=None if scaled_later else scalars[2], precision=options.precision)
     for rows, cols in blocks(n, m, (height, breadth)):
         _add_block(shared, scalars, sums, g, (rows, cols), fresh)
         if sums.dphi_x.numel():
             add(g, phi_y[cols], sums.dphi_x[rows], False, fresh=fresh and cols.start == 0)
         if sums.dphi_y.numel():
             add(g, phi_x[rows], sums.dphi_y[cols], True, fresh=fresh and rows.start == 0)
-    if late:
+    if scaled_later:
         sums.dphi_x.mul_(scalars[2])
         sums.dphi_y.mul_(scalars[2])
 
@@ -562,13 +562,11 @@ def _add_block(
     configs.launch(softmax_grad_tile, tall * wide, args, form, tile)
     if not (options.need_sums or options.stats):
         return
-    some = options.need_sums, options.stats
-    row, dot = (t[rows] if some[0] else t for t in (sums.row, sums.dot))
-    col, stats = sums.col[cols] if some[0] else sums.col, sums.stats[:, rows] if some[1] else sums.stats
+    row, dot, col, stats = sums.row[rows], sums.dot[rows], sums.col[cols], sums.stats[..., rows]
     strip = configs.FINISH
     args = (
         row_part, col_part, stats_part, scalars, row, dot, col, stats, stride_row, stride_col, len(shared.phi_x),
-        *sizes[:2], wide, tall, wide * tile.parts, int(some[0]), int(some[1]), 
+        *sizes[:2], wide, tall, wide * tile.parts, int(options.need_sums), int(options.stats),
         int(fresh and cols.start == 0), int(fresh and rows.start == 0),
     )  # fmt: skip
     programs = cdiv(sizes[0], strip.rows) + cdiv(sizes[1], strip.rows)
