@@ -250,8 +250,10 @@ def sigmoid_tile(
     c = base2(scale)
     # One branch per tile: pairs skip the signs and upper halves of ids that their tile cannot need.
     if IDS:
-        high_x = tl.load(xi + stride_a + tile_m * BLOCK_M + tl.arange(0, BLOCK_M)) != 0
-        high_y = tl.load(yj + stride_b + tile_n * BLOCK_N + tl.arange(0, BLOCK_N)) != 0
+        row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        col = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        high_x = tl.load(xi + stride_a + row) != 0
+        high_y = tl.load(yj + stride_b + col) != 0
         rare = tl.max(high_x.to(tl.int32), 0) + tl.max(high_y.to(tl.int32), 0) > 0
     else:
         first = tile_m * BLOCK_M + diagonal
