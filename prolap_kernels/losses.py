@@ -214,6 +214,10 @@ def mask_repulsive_loss(
 
     The cheapest way to satisfy negatives alone is to widen, so the masked variance grows without end: bound logvar in the model.
     """
+    uses_logvar = find_score(score).uses_logvar
+    masked, others = as_gaussian("masked", masked, uses_logvar), as_gaussian("others", others, uses_logvar)
+    check_sides(("masked", "others"), masked, others)
+    check_ids(("masked_id", "other_id"), (masked_id, other_id), (len(masked.mean), len(others.mean)))
     return pairwise_loss(
         masked, others, score=score, scale=scale, bias=bias, x_id=masked_id, y_id=other_id, negatives_only=True,
         group=group, backend=backend,

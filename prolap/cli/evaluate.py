@@ -33,10 +33,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--plugins",
-        action="append",
+        action="extend",
+        type=lambda text: text.split(","),
         default=[],
         metavar="MODULE",
-        help="module of your own that brings the encoder or layout; may be repeated",
+        help="modules of your own that bring the score, encoder or layout, separated by commas",
     )
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.set_defaults(command=run)

@@ -271,6 +271,16 @@ def test_permuting_rows_permutes_gradients(n: int, m: int, seed: int, objective:
         assert_same(got, want[order], terms=TERMS, scale=1.0)
 
 
+def test_errors_of_the_mask_repulsive_loss_name_its_own_arguments() -> None:
+    masked, others = (Gaussian(torch.zeros(n, 8), torch.zeros(n, 8)) for n in (4, 5))
+    with pytest.raises(ValueError, match=r"masked_id must have shape \[4\], got \[5\]"):
+        mask_repulsive_loss(masked, others, 1.0, 0.0, masked_id=torch.arange(5), other_id=torch.arange(5))
+    with pytest.raises(ValueError, match="others must have masked's 8 dimensions, got 7"):
+        mask_repulsive_loss(masked, Gaussian(torch.zeros(5, 7), torch.zeros(5, 7)), 1.0, 0.0)
+    with pytest.raises(TypeError, match="masked must be a Gaussian"):
+        mask_repulsive_loss(masked.mean, others, 1.0, 0.0)  # type: ignore[arg-type]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31))
 def test_repulsion_is_the_loss_without_its_positives(n: int, m: int, seed: int) -> None:
