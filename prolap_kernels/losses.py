@@ -92,7 +92,7 @@ def pairwise_loss(
         x, y = (_blank(score, z, row_id, backend) for z, row_id in zip((x, y), ids, strict=True))
     options = PairOptions(
         score.name, objective.name, backend, negatives_only, ids_given, precision, stats,
-        need_x=False, need_y=False, need_sums=wants_grad(scale, bias),
+        need_x=False, need_y=False, need_sums=backend != "reference" and wants_grad(scale, bias),
     )  # fmt: skip
     if backend == "reference":
         value, sums = _dense(scale * reference.score_matrix(score, x, y) + bias, ids, options)
