@@ -12,7 +12,7 @@ class Gaussian(NamedTuple):
     """Z = N(mean, diag(exp(logvar))), a batch of N diagonal Gaussians in D dimensions.
 
     mean, logvar: [N, D] floating point. `logvar` is the natural logarithm of the variance, never of the standard deviation;
-    keep it in float32 under mixed precision. `mean` is used as it is; whether it is normalised is up to the model.
+    keep it in float32 under mixed precision. The losses do not normalise `mean`; the model may.
     """
 
     mean: Tensor
@@ -35,7 +35,7 @@ class Gaussian(NamedTuple):
 
     @property
     def half_trace(self) -> Tensor:
-        """-1/2 sum_d exp(logvar), [N]: what the variance takes off a score; in float32 when logvar is a 16-bit type."""
+        """-1/2 sum_d exp(logvar), [N], the variance's share of `csd`; in float32 when logvar is a 16-bit type."""
         return -0.5 * self.var.sum(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:

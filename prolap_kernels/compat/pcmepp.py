@@ -24,8 +24,8 @@ def as_gaussian(features: Features) -> Gaussian:
 class ClosedFormSampledDistanceLoss(nn.Module):
     """2 BCE(shift - negative_scale * distance) + vib_beta VIB + smoothness_alpha pseudo-positives, as the public code of PCME++.
 
-    BCE is a mean over pairs; VIB takes the log-variance unhalved. Without `matched` (targets [N, M], soft ones too) the main term
-    is fused. Targets t add -mean(t * logit) on one dense [N, M] matrix, and pseudo-positives are looked for on the same.
+    BCE is a mean over pairs; VIB takes the whole log-variance. `matched` holds targets [N, M], which may be soft; without them
+    the main term is fused. Targets t add -mean(t * logit) on a dense [N, M] matrix, which the search for pseudo-positives reads too.
 
     Returns the loss and its parts by the names that the public trainer logs.
     """
@@ -54,7 +54,7 @@ class ClosedFormSampledDistanceLoss(nn.Module):
     max_violation_off = max_violation_on
 
     def _bce(self, x: Gaussian, y: Gaussian, target: Tensor | None, logit: Tensor | None) -> Tensor:
-        """BCE(l, t) = softplus(l) - t l: every pair's loss as a negative, less t l. Without targets, t is the diagonal."""
+        """BCE(l, t) = softplus(l) - t l: the loss of every pair as a negative, minus t l. By default t is the diagonal."""
         ids: list[Tensor] | list[None] = [None, None]
         if target is not None:
             sizes = [len(x.mean), len(y.mean)]
@@ -91,8 +91,8 @@ class ClosedFormSampledDistanceLoss(nn.Module):
 
 
 def _pseudo_positives(label: Tensor, logit: Tensor) -> tuple[Tensor, int]:
-    """Labels in which every pair whose logit is at least that of its row's positive has the positive's label, and how many pairs
-    that adds."""
+    """Labels where each pair whose logit is at least that of its row's positive gets the positive's label; the number of pairs
+    that this adds."""
     top, column = label.max(1, keepdim=True)
     pseudo = logit >= logit.gather(1, column)
     return torch.where(pseudo, top, label), int(pseudo.sum()) - len(label)

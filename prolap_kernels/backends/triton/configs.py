@@ -16,9 +16,9 @@ from triton.runtime.jit import JITFunction
 
 
 class Tile(NamedTuple):
-    """Block of a matrix kernel (rows, columns, depth), warps and pipeline stages; parts of the columns that an epilogue takes
-    one at a time; warps side by side along a row, so that sums start within a thread; whether tensor descriptors load and store
-    it; most registers of a thread, 0 for the compiler's choice."""
+    """Tile of a matrix kernel: rows, columns, depth, warps, pipeline stages. parts: parts of the columns that an epilogue takes
+    one at a time; across: warps side by side along a row; tma: whether tensor descriptors load and store it; registers: limit of a
+    thread, 0 for the compiler's choice."""
 
     m: int
     n: int
@@ -32,12 +32,12 @@ class Tile(NamedTuple):
 
     @property
     def groups(self) -> int:
-        """Partial sums that a tile has for each column: a warp's rows each, 16 apart."""
+        """Number of partial sums of a tile's column: one for each warp along it, whose rows come in groups of 16."""
         return min(self.warps // self.across, self.m // 16)
 
 
 class Strip(NamedTuple):
-    """Block of a row kernel: rows, columns per step, warps; most registers of a thread, 0 for the compiler's choice."""
+    """Shape of a row kernel: rows, columns per step, warps; registers: limit of a thread, 0 for the compiler's choice."""
 
     rows: int
     cols: int
@@ -63,10 +63,10 @@ BILINEAR = {
     **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in BILINEAR_KINDS},
     ("blackwell", torch.float32): Tile(64, 64, 16, 8, 2, 2, 4, registers=255),
 }
-"""Tiles of `sigmoid_tile`, by `bilinear_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero that far.
+"""Tiles of `sigmoid_tile`, by `bilinear_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero-padded to these.
 
-blackwell: left to itself the compiler aims at fewer registers than some forms need, and spills two. hopper: two blocks of 128
-registers share a processor, so that one's epilogue runs beside the other's product."""
+blackwell: without a limit the compiler aims at fewer registers than some forms need, and spills two. hopper: two programs of 128
+registers share a processor, so that the epilogue of one overlaps the product of the other."""
 CANDIDATES = {
     ("hopper", torch.bfloat16): (
         Tile(128, 256, 64, 8, 3, 8, 1, True),
@@ -93,7 +93,7 @@ ACCUMULATE = {
 G_SIDE = 128
 """Both sides of G's workspace are multiples of this, and every tile's rows and columns divide it."""
 MATCHED, MATCHED_BACK = Strip(2, 256, 4), Strip(2, 256, 4, 128)
-"""Forward, and gradients: left to itself the compiler aims at 96 registers for sm_120 and spills four in float32."""
+"""Forward and gradients. Without a limit the compiler aims at 96 registers for sm_120 and spills four in float32."""
 SUMS = Strip(1, 2048, 8)
 TRACE = Strip(4, 256, 4)
 OFFSETS = Strip(64, 1, 2)
