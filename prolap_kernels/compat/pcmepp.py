@@ -25,7 +25,7 @@ class ClosedFormSampledDistanceLoss(nn.Module):
     """2 BCE(shift - negative_scale * distance) + vib_beta VIB + smoothness_alpha pseudo-positives, as the public code of PCME++.
 
     BCE is a mean over pairs; VIB takes the whole log-variance. `matched` holds targets [N, M], which may be soft; without them
-    the main term is fused. Targets t add -mean(t * logit) on a dense [N, M] matrix, which the search for pseudo-positives reads too.
+    the main term is fused. Targets t add -mean(t * logit) on a dense [N, M] matrix, which pseudo-positives are taken from too.
 
     Returns the loss and its parts by the names that the public trainer logs.
     """

@@ -17,8 +17,8 @@ from triton.runtime.jit import JITFunction
 
 class Tile(NamedTuple):
     """Tile of a matrix kernel: rows, columns, depth, warps, pipeline stages. parts: parts of the columns that an epilogue takes
-    one at a time; across: warps side by side along a row; tma: whether tensor descriptors load and store it; registers: limit of a
-    thread, 0 for the compiler's choice."""
+    one at a time; across: warps side by side along a row; tma: whether tensor descriptors load and store it; registers: limit of
+    a thread, 0 for the compiler's choice."""
 
     m: int
     n: int
@@ -63,7 +63,7 @@ BILINEAR = {
     **{(chip, torch.float32): Tile(64, 64, 16, 8, 2, 2, 4) for chip in BILINEAR_KINDS},
     ("blackwell", torch.float32): Tile(64, 64, 16, 8, 2, 2, 4, registers=255),
 }
-"""Tiles of `sigmoid_tile`, by `bilinear_kind`. The depth of an ACCUMULATE tile divides both their sides: G is zero-padded to these.
+"""Tiles of `sigmoid_tile`, by `bilinear_kind`. The depth of an ACCUMULATE tile divides both their sides: zeros pad G to them.
 
 blackwell: without a limit the compiler aims at fewer registers than some forms need, and spills two. hopper: two programs of 128
 registers share a processor, so that the epilogue of one overlaps the product of the other."""

@@ -219,9 +219,7 @@ def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precisi
 
 
 @triton.jit(do_not_specialize=["rows", "width", "grad"])
-def half_trace_kernel(
-    logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
+def half_trace_kernel(logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
     """out [rows] = -1/2 sum_d exp(logvar); where grad, d_logvar [rows, width] = -1/2 exp(logvar)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows

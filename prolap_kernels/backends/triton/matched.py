@@ -134,7 +134,7 @@ def vib_sums(mean, logvar, x, width, link, ROWS: tl.constexpr, BLOCK_D: tl.const
 @triton.jit(do_not_specialize=["links", "longest"])
 def matched_rows_kernel(
     mean, logvar, valid, table, out, links, longest, width, ROWS: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
+):
     """out [3, links, longest]: value, saturated share and gradient by sum_d h (1 for the kind NONE) of each row.
 
     mean, logvar [rows of all levels, width]; valid: flags. Rows that do not count give exact zeros, whatever they hold.
@@ -280,7 +280,7 @@ def matched_rows(mean: Tensor, logvar: Tensor, valid: Tensor, rows: Sequence[int
     out = torch.empty(3, len(links), longest, dtype=torch.float32, device=mean.device)
     if longest:
         form = configs.MATCHED
-        args = (aligned(mean), aligned(logvar), _bytes(valid), _table(links, rows, mean.device), out)
+        args = (aligned(mean), aligned(logvar), valid.view(torch.uint8), _table(links, rows, mean.device), out)
         sizes = (len(links), longest, mean.shape[1])
         programs = len(links) * cdiv(longest, form.rows)
         configs.launch(matched_rows_kernel, programs, (*args, *sizes), {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
@@ -291,7 +291,7 @@ def matched_means(results: Tensor, valid: Tensor, rows: Sequence[int], links: Se
     """means and shares of `ops.matched.matched_rows_op`, in one launch."""
     terms = count_terms(links)
     means, shares = results.new_empty(terms), results.new_empty(2, terms)
-    args = (results, _bytes(valid), _table(links, rows, results.device), means, shares)
+    args = (results, valid.view(torch.uint8), _table(links, rows, results.device), means, shares)
     sizes = (len(links), terms, results.shape[2])
     configs.launch(matched_means_kernel, terms, (*args, *sizes), {"BLOCK": configs.SUMS.cols}, configs.SUMS)
     return means, shares
@@ -314,10 +314,6 @@ def matched_gradients(
         programs = len(rows) * cdiv(most, form.rows)
         configs.launch(matched_gradients_kernel, programs, (*args, *sizes), constants, form)
     return d_mean, d_logvar
-
-
-def _bytes(valid: Tensor) -> Tensor:
-    return valid.view(torch.uint8)
 
 
 def _table(links: Sequence[Link], rows: Sequence[int], device: torch.device) -> Tensor:
