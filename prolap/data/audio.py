@@ -108,16 +108,6 @@ def _reason(path: Source, error: Exception) -> str:
     return f"not readable as audio ({error})".replace("\n", " ")
 
 
-def crop(waveform: Tensor, samples: int, at: float = 0.0) -> Tensor:
-    """At most `samples` of the waveform [T]; at in [0, 1) places the window, 0 at the start, towards 1 at the end."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    if not 0.0 <= at < 1.0:
-        raise ValueError(f"at must lie in [0, 1), got {at}")
-    first = int(at * (max(0, waveform.numel() - samples) + 1))
-    return waveform[first : first + samples]
-
-
 def pad(waveform: Tensor, samples: int) -> Tensor:
     """The waveform [T] followed by silence up to `samples`; longer ones stay as they are."""
     return torch.nn.functional.pad(waveform, (0, max(0, samples - waveform.numel())))

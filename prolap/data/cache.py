@@ -39,6 +39,28 @@ def key(**facts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def load_arrays(
+    path: Path, is_whole: Callable[[dict[str, np.ndarray]], bool], what: str
+) -> dict[str, np.ndarray] | None:
+    """The arrays of a cached .npz file; None if it is not there, or damaged by what `is_whole` says, which a warning tells.
+
+    what: names the file in the warning.
+    """
+    if not path.exists():
+        return None
+    try:
+        # numpy leaves a damaged file open if it opened it; reading all of a zip file checks its checksum
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = dict(file)
+        if is_whole(arrays):
+            return arrays
+        reason = "it does not hold what was written"
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error)
+    log.warning("%s %s is damaged (%s) and is made again", what, path, reason)
+    return None
+
+
 def stamp(source: audio.Source) -> tuple[object, ...]:
     """What changes when the sound does: absolute path, size, time of the last change; of a member, its place too."""
     path = source.archive if isinstance(source, Member) else Path(source)
@@ -69,8 +91,10 @@ class LogMelCache:
     def get(self, source: audio.Source, make: Callable[[], Tensor]) -> Tensor:
         """The log-mel [frames, mels] float32 of the whole sound; `make` computes it if it is not there."""
         path = self.path(source)
-        mel = self._load(path)
-        if mel is None:
+        arrays = load_arrays(path, _is_log_mel, "the cached log-mel")
+        if arrays is not None:
+            mel = arrays["mel"]
+        else:
             mel = make().numpy().astype(np.float16)
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic(path) as file:
@@ -78,17 +102,7 @@ class LogMelCache:
         # rounded whether it was just made or read, so that a resumed run sees the same
         return torch.from_numpy(mel.astype(np.float32))
 
-    def _load(self, path: Path) -> np.ndarray | None:
-        if not path.exists():
-            return None
-        try:
-            # numpy leaves a damaged file open if it opened it; reading all of a zip file checks its checksum
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                mel: np.ndarray = file["mel"]
-            if mel.ndim == 2 and len(mel) and mel.dtype == np.float16:
-                return mel
-            reason = "it holds something else"
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            reason = str(error)
-        log.warning("the cached log-mel %s is damaged (%s) and is made again", path, reason)
-        return None
+
+def _is_log_mel(arrays: dict[str, np.ndarray]) -> bool:
+    mel = arrays["mel"]
+    return mel.ndim == 2 and len(mel) > 0 and mel.dtype == np.float16

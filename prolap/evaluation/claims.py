@@ -7,7 +7,7 @@ whose input is missing is neither passed nor failed, and says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -61,11 +61,6 @@ def claims(metrics: Metrics) -> list[Claim]:
         _claim(metrics, "uncertainty.generality", 0.0, _GENERALITY, _generality),
         *(_claim(metrics, f"risk_coverage.{way}", 0.0, _RISK, partial(_risk, way)) for way in ("t2a", "a2t")),
     ]
-
-
-def as_json(listed: list[Claim]) -> list[dict[str, Any]]:
-    """The `claims` list of metrics.json."""
-    return [asdict(claim) for claim in listed]
 
 
 def _claim(

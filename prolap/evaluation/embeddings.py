@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from prolap.config import MaskConfig
 from prolap.data.dataset import in_order
 from prolap.data.masking import recursive_masks
-from prolap.models.model import evaluating
+from prolap.models.model import concatenate, evaluating
 from prolap.utils.progress import watched
 from prolap.utils.seeding import numpy_generator, torch_generator
 from prolap_kernels import SCORES, Gaussian
@@ -47,7 +47,7 @@ class Embedded:
     def level(self, index: int) -> tuple[Gaussian, Gaussian, Tensor]:
         """x, m and the rows of `rows` kept for mask level `index` (0 is level 1): those where a token is masked."""
         kept = torch.nonzero(self.share[index] > 0).flatten()
-        return pick(self.plain, self.rows[kept]), pick(self.masked[index], kept), kept
+        return self.plain.rows(self.rows[kept]), self.masked[index].rows(kept), kept
 
 
 def score_of(model: Any) -> str:
@@ -59,16 +59,6 @@ def score_of(model: Any) -> str:
 def is_probabilistic(score: str) -> bool:
     """Whether a model with this score has log-variances that mean something."""
     return SCORES[score].uses_logvar
-
-
-def pick(z: Gaussian, rows: Tensor) -> Gaussian:
-    """Some rows of a Gaussian."""
-    return Gaussian(z.mean[rows], z.logvar[rows])
-
-
-def concatenate(parts: Sequence[Gaussian]) -> Gaussian:
-    """Gaussians one below the other."""
-    return Gaussian(torch.cat([z.mean for z in parts]), torch.cat([z.logvar for z in parts]))
 
 
 def unit_variance(z: Gaussian) -> Gaussian:

@@ -77,7 +77,7 @@ def location(x: Gaussian, masked: Gaussian, others: Tensor, similarity: Similari
         rows = slice(first, first + block)
         here = Gaussian(x.mean[rows, None], x.logvar[rows, None])
         own = similarity(here, Gaussian(masked.mean[rows, None], masked.logvar[rows, None]))
-        rest = similarity(here, Gaussian(masked.mean[others[rows]], masked.logvar[others[rows]]))
+        rest = similarity(here, masked.rows(others[rows]))
         parts.append(((own > rest).double() + 0.5 * (own == rest).double()).mean(1))
     return torch.cat(parts).numpy()
 
@@ -93,14 +93,13 @@ def control(x: Gaussian, masked: Gaussian, *, pairs: int | None = None, seed: in
         return _crossed_inside(x, masked) / (n * (n - 1)), n * (n - 1)
     shifts = numpy_generator(seed, "control").permutation(np.arange(1, n))[: max(1, math.ceil(pairs / n))]
     order = torch.from_numpy(numpy_generator(seed, "control order").permutation(n))
-    shuffled, width = Gaussian(x.mean[order], x.logvar[order]), max(1, _ELEMENTS // max(1, x.mean.shape[1]) // n)
+    shuffled, width = x.rows(order), max(1, _ELEMENTS // max(1, x.mean.shape[1]) // n)
     inside = 0
     for first in range(0, len(shifts), width):
         part = torch.from_numpy(shifts[first : first + width])
         j = order[(torch.arange(n)[None] + part[:, None]) % n].flatten()
         i = torch.arange(n).repeat(len(part))
-        left = Gaussian(shuffled.mean[i], shuffled.logvar[i])
-        inside += int((inclusion_score(left, Gaussian(masked.mean[j], masked.logvar[j])) > 0).sum())
+        inside += int((inclusion_score(shuffled.rows(i), masked.rows(j)) > 0).sum())
     return inside / (n * len(shifts)), n * len(shifts)
 
 

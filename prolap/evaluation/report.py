@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from prolap.config import BaseConfig
 from prolap.config.loading import to_dict
 from prolap.data import AudioTextData
-from prolap.evaluation.claims import Claim, as_json, claims
+from prolap.evaluation.claims import Claim, claims
 from prolap.evaluation.plots import write_plots
 from prolap.evaluation.protocol import evaluate
 from prolap.models.model import ProLAP
@@ -59,7 +60,8 @@ def assess(
         metrics, listed = evaluation.metrics, claims(evaluation.metrics)
         log = log if log is not None and log.is_file() else None
         plots = write_plots(metrics, evaluation.evidence, path.parent, log=log)
-    content = document({**(settings or {}), **to_dict(config)}, device, metrics, as_json(listed), clock.seconds())
+    options = {**(settings or {}), **to_dict(config)}
+    content = document(options, device, metrics, [asdict(claim) for claim in listed], clock.seconds())
     write(path, content)
     print_report(metrics, listed)
     print(f"written: {path}" + "".join(f", {plot.name}" for plot in plots))

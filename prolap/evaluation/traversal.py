@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prolap.evaluation.captions import LEVELS, Pool, chained_clips
-from prolap.evaluation.embeddings import NO_BASELINE, is_probabilistic, pick, unit_variance
+from prolap.evaluation.embeddings import NO_BASELINE, is_probabilistic, unit_variance
 from prolap.evaluation.statistics import bootstrap, paired_bootstrap
 from prolap_kernels import Gaussian, pairwise_topk
 
@@ -187,7 +187,7 @@ def traversal_section(
     rows, clips = pool.chained, chained_clips(data)
     if len(clips) < 2 or not len(rows):
         return f"fewer than 2 clips have a chain of {LEVELS} nodes", {}
-    sounds, captions = pick(sounds, torch.tensor(clips)), pick(captions, torch.from_numpy(rows))
+    sounds, captions = sounds.rows(torch.tensor(clips)), captions.rows(torch.from_numpy(rows))
     if not is_probabilistic(score):
         sounds, captions = unit_variance(sounds), unit_variance(captions)
     level, node = pool.level[rows], pool.node[rows]

@@ -108,7 +108,7 @@ class ProLAP(nn.Module):
     def _embed(self, embed: Callable[[Sequence[Any]], Gaussian], items: Sequence[Any], batch_size: int) -> Gaussian:
         with evaluating(self):
             parts = [embed(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
-        return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
+        return concatenate(parts)
 
     def _waveform(self, item: Any, sample_rate: int | None) -> Tensor:
         data = self.config.data
@@ -118,6 +118,11 @@ class ProLAP(nn.Module):
         wave = torch.as_tensor(item).detach().to("cpu", torch.float32)
         wave = wave.mean(dim=0) if wave.ndim == 2 else wave
         return resample(wave[: round(seconds * (sample_rate or 0))], sample_rate or 0, data.sample_rate)
+
+
+def concatenate(parts: Sequence[Gaussian]) -> Gaussian:
+    """Gaussians one below the other."""
+    return Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
 
 @contextmanager

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from prolap.models.model import ProLAP, concatenate
 from prolap_kernels import Gaussian
-
-if TYPE_CHECKING:
-    from prolap.models.model import ProLAP
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Chunks(Encode):
             with torch.no_grad(), chunk.autocast():
                 parts.append(chunk.encode())
             chunks.append(chunk)
-        whole = Gaussian(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
+        whole = concatenate(parts)
         learns = any(parameter.requires_grad for tower in towers for parameter in tower.parameters())
         if learns and torch.is_grad_enabled():
             self._calls.append(_Call(chunks, Gaussian(*(part.requires_grad_() for part in whole))))

@@ -16,16 +16,8 @@ from prolap.weights.checkpoint import Checkpoint
 
 CONFIG, VERSIONS = "config.yaml", "versions.json"
 MAY_CHANGE = (
-    "run",
-    "preset",
-    "plugins",
-    "device",
-    "threads",
-    "workers",
-    "tensorboard",
-    "log_every",
-    "checkpoint_every",
-)
+    "run", "preset", "plugins", "device", "threads", "workers", "tensorboard", "log_every", "checkpoint_every",
+)  # fmt: skip
 """What a resumed run may set anew: none of it changes what is computed, but device and threads may change bits."""
 
 

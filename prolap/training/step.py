@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prolap.config import MaskConfig
 from prolap.data.batch import Batch
 from prolap.data.masking import new_links, recursive_masks
 from prolap.models.model import ProLAP
 from prolap.training.config import Config
 from prolap.training.gradcache import Encode
 from prolap.training.memory import phase
-from prolap.training.terms import Logit, all_terms, mixes, needs_masks
+from prolap.training.terms import Logit, all_terms, needs_masks
 from prolap.training.views import Views
 from prolap_kernels import Gaussian
 
@@ -60,7 +59,7 @@ def encode_views(
     encode = Encode(model) if encode is None else encode
     audio, text = encode.audio(batch.audio, batch.frames), encode.text(batch.tokens)
     shared, needed = config.data.shared_captions, needs_masks(config.loss)
-    if mixes(config.mix.share, config.loss):
+    if config.mixes:
         return _mixed(encode, audio, text, batch, config)
     mask = config.mask
     copies: dict[str, Any] = {}
@@ -69,18 +68,14 @@ def encode_views(
     rows = max(1, round(mask.share * len(batch)))
     sound, frames, tokens = batch.audio[:rows], batch.frames[:rows], batch.tokens[:rows]
     if "audio" in needed:
-        masks = _draw(model.audio_grid(sound, frames), mask.audio_copies, mask, generator)
+        masks = recursive_masks(model.audio_grid(sound, frames), mask.audio_copies, mask.ratio, generator)
         stacked = encode.audio(sound, frames, torch.cat(masks), mask.mode) if masks else None
         copies["masked_audio"], copies["audio_links"] = _unstack(stacked, masks)
     if "text" in needed:
-        masks = _draw(model.text_grid(tokens), mask.text_copies, mask, generator)
+        masks = recursive_masks(model.text_grid(tokens), mask.text_copies, mask.ratio, generator)
         stacked = encode.text(tokens, torch.cat(masks), mask.mode) if masks else None
         copies["masked_text"], copies["text_links"] = _unstack(stacked, masks)
     return Views(audio, text, batch, **copies, shared=shared)
-
-
-def _draw(grid: Tensor, copies: int, mask: MaskConfig, generator: torch.Generator) -> list[Tensor]:
-    return recursive_masks(grid, copies, mask.ratio, generator) if copies else []
 
 
 def _unstack(stacked: Gaussian | None, masks: list[Tensor]) -> tuple[list[Gaussian], Tensor | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prolap.data.batch import LEVELS, Batch
+from prolap.models.model import concatenate
 from prolap_kernels import Gaussian, pairwise_loss
 
 MODALITIES = ("audio", "text")
@@ -50,7 +51,7 @@ class Views:
         """All copies of a modality, [N, D], and the row of the batch that each was made of, [N]."""
         copies = self.copies(modality)
         source = torch.arange(len(copies[0].mean), device=copies[0].mean.device).repeat(len(copies))
-        return Gaussian(torch.cat([c.mean for c in copies]), torch.cat([c.logvar for c in copies])), source
+        return concatenate(copies), source
 
     def links(self, modality: str) -> Tensor | None:
         """`audio_links` or `text_links`."""

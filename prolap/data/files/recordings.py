@@ -89,7 +89,7 @@ class RecordingData:
             log.warning("%s cannot be read from second %.1f on; its start is used", entry.path, start)
             sound = audio.read(entry.path, self.config.sample_rate, 0.0, seconds)
         length = self._length(i, training)
-        return audio.pad(audio.crop(sound, length), length)
+        return audio.pad(sound[:length], length)
 
     def heard(self, i: int, epoch: int | None = None) -> Tensor:
         """The same [T], augmented in training: what the log-mel of (i, epoch) is made of, and mixtures are."""

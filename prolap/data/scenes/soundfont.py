@@ -8,7 +8,6 @@ import importlib.util
 import io
 import logging
 import struct
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,20 +191,8 @@ def _digest(notes: NDArray[np.int16], energy: NDArray[np.float32]) -> NDArray[np
     return np.frombuffer(hashed.digest(), np.uint8)
 
 
-def _load(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
-    """The cached bank, or None if it is not there or its contents are not what was written."""
-    if not path.exists():
-        return None
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            notes, energy, digest = file["notes"], file["energy"], file["digest"]
-        if np.array_equal(_digest(notes, energy), digest):
-            return notes, energy
-        reason = "its checksum is wrong"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error)
-    log.warning("the note bank %s is damaged (%s) and is rendered again", path, reason)
-    return None
+def _is_whole(arrays: dict[str, np.ndarray]) -> bool:
+    return np.array_equal(_digest(arrays["notes"], arrays["energy"]), arrays["digest"])
 
 
 def load_bank(config: DataConfig, progress: Progress | None = None) -> Bank:
@@ -223,8 +210,10 @@ def load_bank(config: DataConfig, progress: Progress | None = None) -> Bank:
         sources=facts,
     )
     path = cache.folder(config.cache) / f"notes-{name}.npz"
-    arrays = _load(path)
-    if arrays is None:
+    cached = cache.load_arrays(path, _is_whole, "the note bank")
+    if cached is not None:
+        arrays = cached["notes"], cached["energy"]
+    else:
         with reporter(progress) as report:
             arrays = render(font, config.sample_rate, report)
         with atomic(path) as file:

@@ -47,29 +47,14 @@ class Source(NamedTuple):
 DOMAINS: dict[str, float] = {"music": 0.52, "percussion": 0.21, "people": 0.09, "nature": 0.08, "devices": 0.1}
 """The domains, and how often the sounds of a scene come from each."""
 
-FAMILIES: dict[str, str] = {
-    "keyboard": "music",
-    "organ": "music",
-    "mallet": "music",
-    "plucked": "music",
-    "bowed": "music",
-    "brass": "music",
-    "woodwind": "music",
-    "choir": "music",
-    "synthesizer": "music",
-    "drum": "percussion",
-    "cymbal": "percussion",
-    "wood percussion": "percussion",
-    "metal percussion": "percussion",
-    "shaker": "percussion",
-    "crowd": "people",
-    "person": "people",
-    "water": "nature",
-    "animal": "nature",
-    "signal": "devices",
-    "aircraft": "devices",
-    "weapon": "devices",
+_FAMILIES_OF = {
+    "music": ("keyboard", "organ", "mallet", "plucked", "bowed", "brass", "woodwind", "choir", "synthesizer"),
+    "percussion": ("drum", "cymbal", "wood percussion", "metal percussion", "shaker"),
+    "people": ("crowd", "person"),
+    "nature": ("water", "animal"),
+    "devices": ("signal", "aircraft", "weapon"),
 }
+FAMILIES = {family: domain for domain, families in _FAMILIES_OF.items() for family in families}
 """Family -> domain."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from prolap.config import BaseConfig
 from prolap.data.features import make_features
 from prolap.models.tokenizers import Tokenizer
+from prolap.utils.environment import optional
 from prolap.utils.registry import Registry
 
 
@@ -63,7 +63,7 @@ class AudioEncoder(Encoder):
 
 
 class TextEncoder(Encoder):
-    """Made by `TextEncoder(config, vocabulary)`; reads int64 tokens [B, L] of its kind of tokenizer."""
+    """Made by `TextEncoder(config, vocabulary)`; reads int64 tokens [B, L] of its kind of tokenizer, and needs no lengths."""
 
     tokenizer: ClassVar[type[Tokenizer]]
     """What makes its tokens."""
@@ -99,6 +99,36 @@ class TransformerSize(NamedTuple):
     layers: int
     heads: int
     positions: int
+
+
+class TransformerText(TextEncoder):
+    """A text encoder made of transformers' layers, in `base`. A masked token's embedding becomes a learned one, `mask`."""
+
+    can_delete = True
+    size: ClassVar[TransformerSize]
+    title: ClassVar[str]
+    """What messages call it."""
+    reserved: ClassVar[int] = 0
+    """Positions that no token of a caption takes."""
+
+    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
+        super().__init__()
+        package, most = transformers(), self.size.positions - self.reserved
+        if config.model.max_tokens > most:
+            raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {most} for {self.title}.")
+        self.width = self.size.width
+        self.base: Any = self.build(package, len(vocabulary), config.model.dropout)
+        self.mask = nn.Parameter(torch.randn(self.width) * 0.02)
+        if config.model.checkpointing:
+            recompute(self.base)
+
+    def build(self, package: Any, words: int, dropout: float) -> Any:
+        """The new layers, of the package `transformers`, for so many different tokens."""
+        raise NotImplementedError
+
+    def substitute(self, embedded: Tensor, hidden: Tensor) -> Tensor:
+        """Embeddings [B, L, width] of tokens, the learned one in the place of those that are hidden, bool [B, L]."""
+        return torch.where(hidden[..., None], self.mask.to(embedded.dtype), embedded)
 
 
 def check_mask(masked: Tensor | None, grid: Tensor, mode: str, can_delete: bool) -> None:
@@ -140,14 +170,9 @@ def mean_max(tokens: Tensor, visible: Tensor) -> Tensor:
     return torch.cat([mean, torch.where(keep.any(dim=1), most, 0.0)], dim=1)
 
 
-def transformers() -> ModuleType:
+def transformers() -> Any:
     """The package `transformers`, imported when an encoder asks for it because that takes seconds."""
-    try:
-        import transformers as package
-    except ImportError as error:
-        raise ModuleNotFoundError("this encoder needs transformers: pip install prolap[train]") from error
-    module: ModuleType = package
-    return module
+    return optional("transformers", "this encoder needs transformers")
 
 
 def recompute(base: nn.Module) -> None:

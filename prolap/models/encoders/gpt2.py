@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prolap.config import BaseConfig
-from prolap.models.encoders.base import (
-    TextEncoder,
-    TransformerSize,
-    recompute,
-    register_text,
-    transformers,
-)
+from prolap.models.encoders.base import TransformerSize, TransformerText, register_text
 from prolap.models.tokenizers import GPT2Tokenizer, Tokenizer
 
 
 @register_text
-class GPT2(TextEncoder):
+class GPT2(TransformerText):
     """Reads int64 tokens [B, L] that end with <|endoftext|> (50256); what comes after it is padding.
 
     The padding is 0, which is also the id of "!", so the length of a caption is where its end token stands. The features
@@ -30,34 +26,20 @@ class GPT2(TextEncoder):
     the lone space that the tokenizer puts before it, and padding are never masked.
     """
 
-    name = "gpt2"
-    can_delete = True
+    name, title = "gpt2", "GPT-2"
     tokenizer = GPT2Tokenizer
     size = TransformerSize(768, 12, 12, 1024)
     public = True
 
     def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
-        super().__init__()
-        package, (width, layers, heads, positions) = transformers(), self.size
-        if config.model.max_tokens > positions:
-            raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {positions} for GPT-2.")
-        self.width, self.quirk = width, config.model.text_pool == "count"
-        dropout = config.model.dropout
-        self.base = package.GPT2Model(
-            package.GPT2Config(
-                vocab_size=len(vocabulary),
-                n_positions=positions,
-                n_embd=width,
-                n_layer=layers,
-                n_head=heads,
-                resid_pdrop=dropout,
-                embd_pdrop=dropout,
-                attn_pdrop=dropout,
-            )
-        )
-        self.mask = nn.Parameter(torch.randn(width) * 0.02)
-        if config.model.checkpointing:
-            recompute(self.base)
+        super().__init__(config, vocabulary)
+        self.reads_by_count = config.model.text_pool == "count"
+
+    def build(self, package: Any, words: int, dropout: float) -> Any:
+        width, layers, heads, positions = self.size
+        sizes = {"vocab_size": words, "n_positions": positions, "n_embd": width, "n_layer": layers, "n_head": heads}
+        config = package.GPT2Config(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
+        return package.GPT2Model(config)
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked: those before the end token, without the space that belongs to it. Bool [B, L]."""
@@ -67,14 +49,12 @@ class GPT2(TextEncoder):
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
-        """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
         caption = torch.arange(inputs.shape[1], device=inputs.device) <= _end(inputs)[:, None]
         inputs, _, hidden = self.hide(inputs, caption, masked, mode)
-        embedded = self.base.wte(inputs)
-        embedded = torch.where(hidden[..., None], self.mask.to(embedded.dtype), embedded)
+        embedded = self.substitute(self.base.wte(inputs), hidden)
         states = self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state
         # a masked token counts as a word, so that the place does not tell whether it was a "!"
-        last = ((inputs != GPT2Tokenizer.pad) | hidden).sum(dim=1) - 1 if self.quirk else _end(inputs)
+        last = ((inputs != GPT2Tokenizer.pad) | hidden).sum(dim=1) - 1 if self.reads_by_count else _end(inputs)
         return states[torch.arange(len(states), device=states.device), last]
 
 

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import Any
 
-from prolap.config import BaseConfig
-from prolap.models.encoders.base import (
-    TextEncoder,
-    TransformerSize,
-    recompute,
-    register_text,
-    transformers,
-)
-from prolap.models.tokenizers import RobertaTokenizer, Tokenizer
+from torch import Tensor
+
+from prolap.models.encoders.base import TransformerSize, TransformerText, register_text
+from prolap.models.tokenizers import RobertaTokenizer
 
 
 @register_text
-class Roberta(TextEncoder):
+class Roberta(TransformerText):
     """Reads int64 tokens [B, L]: <s> (0), words, </s> (2), then padding (1). The features are the pooler's output.
 
     A masked token's embedding becomes a learned one and keeps its position ("substitute"), or the token is taken out as if
     the caption had been written without it ("delete"). <s>, </s> and padding are never masked.
     """
 
-    name = "roberta"
-    can_delete = True
+    name, title = "roberta", "RoBERTa"
     tokenizer = RobertaTokenizer
     size = TransformerSize(768, 12, 12, 514)
+    reserved = RobertaTokenizer.pad + 1  # positions are counted from behind the padding's
     public = True
 
-    def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
-        super().__init__()
-        package, (width, layers, heads, positions) = transformers(), self.size
-        most = positions - RobertaTokenizer.pad - 1
-        if config.model.max_tokens > most:
-            raise ValueError(f"model.max_tokens: got {config.model.max_tokens}, want at most {most} for RoBERTa.")
-        self.width, dropout = width, config.model.dropout
-        self.base = package.RobertaModel(
+    def build(self, package: Any, words: int, dropout: float) -> Any:
+        width, layers, heads, positions = self.size
+        return package.RobertaModel(
             package.RobertaConfig(
-                vocab_size=len(vocabulary),
+                vocab_size=words,
                 max_position_embeddings=positions,
                 type_vocab_size=1,
                 layer_norm_eps=1e-5,
@@ -51,9 +40,6 @@ class Roberta(TextEncoder):
                 attention_probs_dropout_prob=dropout,
             )
         )
-        self.mask = nn.Parameter(torch.randn(width) * 0.02)
-        if config.model.checkpointing:
-            recompute(self.base)
 
     def grid(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Which tokens may be masked: words, never <s>, </s> or padding. Bool [B, L]."""
@@ -62,10 +48,8 @@ class Roberta(TextEncoder):
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
-        """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
         inputs, present, hidden = self.hide(inputs, inputs != RobertaTokenizer.pad, masked, mode)
-        table = self.base.embeddings.word_embeddings(inputs)
-        embedded = torch.where(hidden[..., None], self.mask.to(table.dtype), table)
+        embedded = self.substitute(self.base.embeddings.word_embeddings(inputs), hidden)
         pooled: Tensor = self.base(inputs_embeds=embedded, attention_mask=present.long()).pooler_output
         return pooled
 

@@ -121,7 +121,6 @@ class TinyText(TextEncoder):
     def forward(
         self, inputs: Tensor, lengths: Tensor | None = None, masked: Tensor | None = None, mode: str = "substitute"
     ) -> Tensor:
-        """Tokens [B, L], masked bool [B, L] or None -> features [B, width]; `lengths` is not needed."""
         tokens, present, hidden = self.hide(inputs, inputs != WordVocabulary.pad, masked, mode)
         tokens = torch.where(hidden, self.words.num_embeddings - 1, tokens)
         pairs = functional.gelu(self._pairs(tokens, present))

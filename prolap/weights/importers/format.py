@@ -110,14 +110,8 @@ def htsat_rules(prefix: str, ours: str = "audio.base.audio_encoder.") -> list[Ru
         Rule(p + r"patch_embed\.(proj|norm)\." + kind, (ours + r"patch_embed.\1.\2",)),
         Rule(p + block + r"attn\.qkv\." + kind, qkv),
         *(Rule(p + block + rf"{public}\.{kind}", (f"{to}{name}.\\3",)) for public, name in renamed.items()),
-        Rule(
-            p + block + r"attn\.relative_position_bias_table",
-            (to + "attention.self.relative_position_bias_table",),
-        ),
-        Rule(
-            p + r"layers\.(\d+)\.downsample\.(reduction\.weight|norm\.weight|norm\.bias)",
-            (ours + r"layers.\1.downsample.\2",),
-        ),
+        Rule(p + block + r"attn\.(relative_position_bias_table)", (to + r"attention.self.\3",)),
+        Rule(p + r"layers\.(\d+)\.downsample\.(reduction|norm)\." + kind, (ours + r"layers.\1.downsample.\2.\3",)),
         Rule(p + r"norm\." + kind, (ours + r"norm.\1",)),
         Rule(p + block + r"attn\.relative_position_index", why="follows from the size of the attention windows"),
         Rule(p + block + r"attn_mask", why="follows from the shift of the attention windows"),

@@ -49,18 +49,10 @@ class LaionClap(Format):
 
     def rules(self) -> Sequence[Rule]:
         """Names to ours."""
-        sides = [
-            ("audio", "linear1", "0"),
-            ("audio", "linear2", "2"),
-            ("text", "linear1", "0"),
-            ("text", "linear2", "2"),
-        ]
         return [
             *htsat_rules(_AUDIO),
-            *(
-                Rule(rf"{side}_projection\.{number}\.(weight|bias)", (rf"{side}_head.mean.{name}.\1",))
-                for side, name, number in sides
-            ),
+            Rule(r"(audio|text)_projection\.0\.(weight|bias)", (r"\1_head.mean.linear1.\2",)),
+            Rule(r"(audio|text)_projection\.2\.(weight|bias)", (r"\1_head.mean.linear2.\2",)),
             Rule(r"text_branch\.embeddings\.(position_ids|token_type_ids)", why="a count from 0 on, or zeros"),
             Rule(r"text_branch\.(.*)", (r"text.base.\1",)),
             Rule(r"(audio|text)_transform\..*", why="a perceptron that embeddings do not pass"),

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from prolap.data.audio import AudioError, crop, info, pad, read
+from prolap.data.audio import AudioError, info, pad, read
 
 
 def _sine(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -66,16 +66,7 @@ def test_errors_name_the_file_and_the_reason(tmp_path: Path) -> None:
         read(tmp_path / "nan.wav", 16_000)
 
 
-def test_crop_and_pad() -> None:
+def test_pad() -> None:
     wave = torch.arange(10.0)
-    assert crop(wave, 4).tolist() == [0, 1, 2, 3]
-    assert crop(wave, 4, 0.999).tolist() == [6, 7, 8, 9]
-    assert crop(wave, 20, 0.5).tolist() == wave.tolist()
-    places = {int(crop(wave, 4, at)[0]) for at in torch.linspace(0, 0.999, 100).tolist()}
-    assert places == set(range(7))
     assert pad(wave, 12).tolist() == [*wave.tolist(), 0, 0]
     assert pad(wave, 3).tolist() == wave.tolist()
-    with pytest.raises(ValueError, match="samples"):
-        crop(wave, 0)
-    with pytest.raises(ValueError, match="at must"):
-        crop(wave, 3, 1.0)

@@ -3,12 +3,13 @@ from __future__ import annotations
 import copy
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from prolap.evaluation.claims import Claim, as_json, claims
+from prolap.evaluation.claims import Claim, claims
 from prolap.evaluation.report import print_report
 
 
@@ -139,7 +140,7 @@ def test_missing_input_is_neither_passed_nor_failed_and_says_why(good: dict[str,
 
 def test_claims_are_the_same_from_a_file(good: dict[str, Any]) -> None:
     assert claims(json.loads(json.dumps(good))) == claims(good)
-    assert set(as_json(claims(good))[0]) >= {"name", "value", "control", "threshold", "passed"}
+    assert set(asdict(claims(good)[0])) >= {"name", "value", "control", "threshold", "passed"}
 
 
 def test_report_prints_both_models_and_every_claim(good: dict[str, Any]) -> None:

@@ -44,15 +44,8 @@ class AudioCaps(Layout):
         table = next((file for file in tables if file.is_file()), None)
         if table is None:
             raise FileNotFoundError(f"audiocaps: no {name}.csv in {folder}")
-        folders = [
-            folder / name,
-            folder / "audio" / name,
-            folder / name / "audio",
-            folder / "audio",
-            table.parent,
-            folder,
-        ]
-        sounds = sounds_in([*folders, *sorted(folder.glob(f"audio_*Hz/{name}"))])
+        folders = [folder / part for part in (name, f"audio/{name}", f"{name}/audio", "audio")]
+        sounds = sounds_in([*folders, table.parent, folder, *sorted(folder.glob(f"audio_*Hz/{name}"))])
         captions: dict[tuple[str, str], list[object]] = {}
         starts: dict[str, set[str]] = {}
         for line in read_table(table, COLUMNS):
