@@ -71,7 +71,6 @@ class LogMel:
         )
 
     def frames(self, samples: int) -> int:
-        """How many frames a waveform of so many samples has."""
         return max(1, samples // self.hop)
 
     def __call__(self, waveform: Tensor) -> Tensor:
@@ -124,7 +123,6 @@ class DecibelMel:
         return _slaney(self.window, self.mels, self.bank_rate, 14_000.0)
 
     def frames(self, samples: int) -> int:
-        """How many frames a waveform of so many samples has."""
         return samples // self.hop + 1
 
     def __call__(self, waveform: Tensor) -> Tensor:

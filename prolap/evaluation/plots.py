@@ -55,15 +55,8 @@ def uncertainty_plot(metrics: Mapping[str, Any], evidence: Evidence, path: Path)
     for level, colour in enumerate(_COLOURS):
         rows = table["level"] == level
         if rows.any():
-            left.scatter(
-                table["length"][rows] + jitter[rows],
-                table["u"][rows],
-                s=9,
-                alpha=0.55,
-                color=colour,
-                linewidths=0,
-                label=f"level {_LEVEL_NAMES[level]}",
-            )
+            style = {"s": 9, "alpha": 0.55, "color": colour, "linewidths": 0, "label": f"level {_LEVEL_NAMES[level]}"}
+            left.scatter(table["length"][rows] + jitter[rows], table["u"][rows], **style)
     words, times = np.unique(table["length"], return_counts=True)
     lengths = words[times >= _LEAST]
     means = [table["u_random"][table["length"] == n].mean() for n in lengths]

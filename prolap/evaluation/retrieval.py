@@ -174,10 +174,8 @@ def retrieve(audio: Gaussian, text: Gaussian, clip_of_caption: ArrayLike, *, sco
 
 def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_]) -> dict[str, object]:
     """Both directions; `unseen_sources`: only clips of unseen source sets ask, and the gallery stays whole."""
-    rest: object = (
-        ranks.metrics(unseen) if unseen.any() else "no clip of the data set is marked as having unseen sources"
-    )
-    return {**ranks.metrics(), "unseen_sources": rest}
+    missing = "no clip of the data set is marked as having unseen sources"
+    return {**ranks.metrics(), "unseen_sources": ranks.metrics(unseen) if unseen.any() else missing}
 
 
 def retrieval_comparison(model: TwoWay, baseline: TwoWay, seed: int) -> dict[str, object]:

@@ -164,17 +164,11 @@ def score_paths(path: Indices, node: Sequence[int] | Indices, chains: Sequence[S
 
 
 def traverse(
-    start: Indices,
-    root: Tensor,
-    captions: Gaussian,
-    node: Sequence[int] | Indices,
-    chains: Sequence[Sequence[int]],
-    *,
-    points: int = POINTS,
+    start: Indices, root: Tensor, captions: Gaussian, node: Sequence[int] | Indices, chains: Sequence[Sequence[int]]
 ) -> Traversal:
     """Walk from caption `start[i]` to `root` for every sound and score the paths."""
     begin = captions.mean[torch.from_numpy(np.asarray(start))]
-    return score_paths(walk(begin, root, captions.mean, points=points), node, chains)
+    return score_paths(walk(begin, root, captions.mean), node, chains)
 
 
 def traversal_section(

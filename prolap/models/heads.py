@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prolap.config import ModelConfig
+from prolap.utils.registry import Registry
 from prolap_kernels import Gaussian
 
 SATURATED = 0.2  # of the margin; nearer to a bound than this, the gradient is below 1/10
@@ -80,11 +81,8 @@ def _perceptron(width: int, dim: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
 
 
-MEAN_HEADS: dict[str, Callable[[int, int], nn.Module]] = {
-    "mlp": _perceptron,
-    "msclap": MSClapProjection,
-    "clap": ClapProjection,
-}
+MEAN_HEADS: Registry[Callable[[int, int], nn.Module]] = Registry("model.mean_head")
+MEAN_HEADS.update(mlp=_perceptron, msclap=MSClapProjection, clap=ClapProjection)
 """Name -> what makes the mean, before it is normalised, of features [B, width]."""
 
 
@@ -107,8 +105,6 @@ class Head(nn.Module):
                 f"{self.lower} and {self.upper}."
             )
         self.dim, self.detach = config.dim, config.detach_uncertainty
-        if config.mean_head not in MEAN_HEADS:
-            raise ValueError(f"model.mean_head: got {config.mean_head!r}, want one of {', '.join(sorted(MEAN_HEADS))}.")
         self.mean = MEAN_HEADS[config.mean_head](width, config.dim)
         hidden = width // 2
         out = nn.Linear(hidden, config.dim if config.logvar == "diagonal" else 1)

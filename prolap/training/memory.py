@@ -61,7 +61,6 @@ class CudaPeaks:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure this block as one of PHASES."""
         torch.cuda.reset_peak_memory_stats(self.device)
         yield
         self._bytes[name] = max(self._bytes.get(name, 0), torch.cuda.max_memory_allocated(self.device))
@@ -92,7 +91,6 @@ class TracedPeaks:
         return self
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
-        """Measure this block as one of PHASES."""
         return record_function(_MARK + name)
 
     def __exit__(self, *failure: Any) -> None:

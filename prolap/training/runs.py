@@ -41,8 +41,7 @@ def start(config: Config, versions: dict[str, Any]) -> None:
 def write_reports(run: Path, data: dict[str, Any]) -> None:
     """`data-<split>.json`: the rows of a manifest that were skipped, and why."""
     for split, source in data.items():
-        report = getattr(source, "report", None)
-        if report is not None:
+        if (report := getattr(source, "report", None)) is not None:
             report.write(run / f"data-{split}.json")
 
 

@@ -13,7 +13,7 @@ from prolap.models.model import ProLAP
 from prolap.training.config import Config
 from prolap.training.gradcache import Encode
 from prolap.training.memory import phase
-from prolap.training.terms import Logit, all_terms, needs_masks
+from prolap.training.terms import Logit, all_terms, mixes, needs_masks
 from prolap.training.views import Views
 from prolap_kernels import Gaussian
 
@@ -59,7 +59,7 @@ def encode_views(
     encode = Encode(model) if encode is None else encode
     audio, text = encode.audio(batch.audio, batch.frames), encode.text(batch.tokens)
     shared, needed = config.data.shared_captions, needs_masks(config.loss)
-    if config.mixes:
+    if mixes(config.mix.share, config.loss):
         return _mixed(encode, audio, text, batch, config)
     mask = config.mask
     copies: dict[str, Any] = {}

@@ -107,13 +107,8 @@ def listen(source: audio.Source) -> Heard:
         samples, peak, full = samples + len(piece), max(peak, float(level.max())), full + int((level >= FULL).sum())
     if samples < header.samples:
         raise audio.AudioError(f"{source}: ends after {samples} of {header.samples} samples")
-    return Heard(
-        samples / header.sample_rate,
-        header.sample_rate,
-        header.channels,
-        peak,
-        full / max(1, samples * header.channels),
-    )
+    share = full / max(1, samples * header.channels)
+    return Heard(samples / header.sample_rate, header.sample_rate, header.channels, peak, share)
 
 
 def _visit(row: Row, shortest: float) -> tuple[Row, tuple[str, ...], Heard | None, str, str]:

@@ -201,14 +201,8 @@ def load_bank(config: DataConfig, progress: Progress | None = None) -> Bank:
     Errors: FileNotFoundError or ValueError if the soundfont cannot be read or has fewer than 20 of the sources.
     """
     font = read_soundfont(config.soundfont)
-    facts = [source[:5] for source in SOURCES]
-    name = cache.key(
-        format=FORMAT,
-        font=hashlib.blake2b(font, digest_size=16).hexdigest(),
-        rate=config.sample_rate,
-        seconds=SECONDS,
-        sources=facts,
-    )
+    digest, sources = hashlib.blake2b(font, digest_size=16).hexdigest(), [source[:5] for source in SOURCES]
+    name = cache.key(format=FORMAT, font=digest, rate=config.sample_rate, seconds=SECONDS, sources=sources)
     path = cache.folder(config.cache) / f"notes-{name}.npz"
     cached = cache.load_arrays(path, _is_whole, "the note bank")
     if cached is not None:

@@ -83,9 +83,8 @@ class HTSAT(AudioEncoder):
             )
         )
         norm = self.base.audio_encoder.batch_norm
-        nn.init.constant_(
-            norm.running_mean, recipe.mean
-        )  # else random weights hear decibels before they are normalised
+        # else random weights hear decibels before they are normalised
+        nn.init.constant_(norm.running_mean, recipe.mean)
         nn.init.constant_(norm.running_var, recipe.std**2)
         self.mask = nn.Parameter(torch.randn(shape.width) * 0.02)
         if config.model.checkpointing:
@@ -96,9 +95,8 @@ class HTSAT(AudioEncoder):
         lengths = full_lengths(inputs, lengths).clamp(min=1)
         windows = math.ceil(inputs.shape[1] / self.window)
         time = torch.arange(windows * TIMES, device=inputs.device)
-        middle = (time // TIMES) * self.window * FRAMES + (2 * (time % TIMES) + 1) * (
-            FRAMES // TIMES // 2
-        ) * self.window
+        half = FRAMES // TIMES // 2
+        middle = ((time // TIMES) * FRAMES + (2 * (time % TIMES) + 1) * half) * self.window
         holds = middle <= lengths[:, None] * FRAMES
         holds[:, 0] = True
         return holds.view(-1, windows, 1, TIMES).expand(-1, -1, HALVES, -1).reshape(len(inputs), -1)

@@ -49,12 +49,8 @@ class Public:
 
     def check(self, config: BaseConfig) -> None:
         """ConfigError that lists every option that differs from what the weights were trained with."""
-        have = leaves(config)
-        wrong = {
-            key: value
-            for key, value in self.format.needs(self.tensors, self.config, self.source).items()
-            if have[key] != value
-        }
+        have, needs = leaves(config), self.format.needs(self.tensors, self.config, self.source)
+        wrong = {key: value for key, value in needs.items() if have[key] != value}
         if wrong:
             options = ", ".join(f"{key}={value} (now {have[key]})" for key, value in wrong.items())
             raise ConfigError(

@@ -83,7 +83,6 @@ class HuggingFaceClap(Format):
         ]
 
     def rules(self) -> Sequence[Rule]:
-        """Names to ours."""
         return [
             Rule(r".*\.relative_position_index", why="follows from the size of the attention windows"),
             Rule(r"audio_model\.(audio_encoder\..*)", (r"audio.base.\1",)),

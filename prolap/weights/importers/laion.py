@@ -48,7 +48,6 @@ class LaionClap(Format):
         }
 
     def rules(self) -> Sequence[Rule]:
-        """Names to ours."""
         return [
             *htsat_rules(_AUDIO),
             Rule(r"(audio|text)_projection\.0\.(weight|bias)", (r"\1_head.mean.linear1.\2",)),

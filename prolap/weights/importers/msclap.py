@@ -42,7 +42,6 @@ class MSClap2023(Format):
         }
 
     def rules(self) -> Sequence[Rule]:
-        """Names to ours."""
         heads = r"projection\.(linear1\.weight|linear2\.weight|layer_norm\.weight|layer_norm\.bias)"
         return [
             *htsat_rules(_AUDIO),
