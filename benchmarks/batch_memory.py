@@ -12,7 +12,6 @@ losses). Weights, gradients and the optimiser's state are in it. What has no roo
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -28,7 +27,7 @@ from prolap.training.synthetic import synthetic_trainer
 from prolap.training.train import Trainer
 
 from .measure import child, free_bytes, peak_used, reset_peak, used_bytes
-from .records import Row, stamp, write_json
+from .records import Row, argument_parser, stamp, write_json
 
 PRESETS = {"quickstart": "quickstart", "published": "prolap", "micro": "prolap+micro"}
 """Size -> preset; micro is for trying this out."""
@@ -81,16 +80,8 @@ def _warm_up(config: Config, size: str) -> None:
     """A step of a small model with the losses of `config`, batch and dimensions included: they are compiled for these."""
     small = load_config(PRESETS["quickstart" if size == "quickstart" else "micro"])
     rows = min(config.batch_size, 64) if config.device == "cuda" else config.batch_size  # nothing is compiled there
-    training = synthetic_trainer(
-        replace(
-            small,
-            model=replace(small.model, dim=config.model.dim),
-            loss=config.loss,
-            mask=config.mask,
-            batch_size=rows,
-            device=config.device,
-        )
-    )
+    small = replace(small, loss=config.loss, mask=config.mask, batch_size=rows, device=config.device)
+    training = synthetic_trainer(replace(small, model=replace(small.model, dim=config.model.dim)))
     training.update(training.loader.batches(0))
 
 
@@ -143,8 +134,7 @@ def print_row(row: Row) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 if a row failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch_memory", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("batch_memory", __doc__)
     parser.add_argument("--size", nargs="+", choices=PRESETS, default=["quickstart", "published"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, default=1, help="measured steps of each row (1), after one to warm up")

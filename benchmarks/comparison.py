@@ -8,7 +8,6 @@ gradients, on a CPU in a process of its own:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from .cases import Batch, Case, Loss, Shape, cases, make_batch, train
 from .correctness import check
 from .measure import brief, child, interleave, ratio, summary
 from .peers import LIMIT, OURS, PEERS, Peer, refusal
-from .records import Row
+from .records import Row, argument_parser
 from .truth import truth
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -158,8 +157,7 @@ def _plot(rows: Sequence[Row], path: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("comparison", __doc__)
     parser.add_argument("case", choices=cases())
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("shape", type=int, nargs=3, metavar="N M D")

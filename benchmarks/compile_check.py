@@ -19,20 +19,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from .machine_code import CHIPS, Facts, violations
-from .records import write_json
+from .records import argument_parser, write_json
 
 COLUMNS = (
-    "kernel",
-    "configuration",
-    "chip",
-    "registers",
-    "shared",
-    "stack",
-    "spills",
-    "matrix",
-    "special",
-    "instructions",
-)
+    "kernel", "configuration", "chip", "registers", "shared", "stack", "spills", "matrix", "special", "instructions",
+)  # fmt: skip
 """Of the printed table; instructions and special functions per pair, and seconds, come after them."""
 
 
@@ -77,7 +68,7 @@ def _config(text: str) -> tuple[str, tuple[int, ...]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 if the gate fails."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compile_check", description=__doc__)
+    parser = argument_parser("compile_check", __doc__)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write the table as JSON")
     add("--chips", nargs="+", choices=CHIPS, default=list(CHIPS), help="chips to compile for (all)")

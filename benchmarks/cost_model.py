@@ -7,12 +7,11 @@ but arithmetic bounds them.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .records import table
+from .records import argument_parser, table
 
 
 class Gpu(NamedTuple):
@@ -133,22 +132,16 @@ def seconds(gpu: Gpu, elements: float, form: Form) -> float:
 def elementwise(n: int = 4096, m: int = 4096, d: int = 512) -> str:
     """Markdown: a line per form of inclusion between all rows."""
     rows = [
-        [
-            form.step,
-            form.name,
-            f"{form.instructions:g}",
-            f"{form.special:g}",
-            f"{1e3 * seconds(H100, n * m * d, form):.1f}",
-        ]
+        [form.step, form.name, *(f"{count:g}" for count in (form.instructions, form.special)),
+         f"{1e3 * seconds(H100, n * m * d, form):.1f}"]
         for form in FORMS
-    ]
+    ]  # fmt: skip
     head = ["pass", "form", "instructions", "special", "predicted ms"]
     return f"N × M × D = {n:,} × {m:,} × {d}, float32, {H100.name}:\n\n{table(head, rows)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cost_model", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("cost_model", __doc__)
     parser.add_argument("--rows", type=int, default=65_536, help="N = M (65536)")
     parser.add_argument("--widths", type=int, nargs="+", default=[512, 768, 1024], help="D (512 768 1024)")
     parser.add_argument("--instructions", type=float, help="of the epilogue, per pair and lane; without it, inclusion")

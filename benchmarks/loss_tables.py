@@ -8,7 +8,7 @@ from typing import Any
 
 from . import cost_model, records
 from .peers import LIMIT, OURS
-from .records import UNMEASURED, Row, load, origin, table
+from .records import UNMEASURED, Row, load, origin, shows, table
 
 SCORE_KERNEL = ("sigmoid_tile", "sm_90", "bfloat16", {"STORE=1", "SUMS=1"})
 """Kernel, chip, dtype and flags whose instructions the cost model takes."""
@@ -43,11 +43,9 @@ def _mb(row: Row) -> str:
     return "-" if size is None else f"{size / 1e6:,.0f}"
 
 
-def losses() -> str:
+@shows("cpu/ppcl.json")
+def losses(record: Row) -> str:
     """Time and memory of everyone on one case."""
-    record = load("cpu/ppcl.json")
-    if record is None:
-        return UNMEASURED
     rows = []
     for row in record["rows"]:
         if "failed" in row:
@@ -60,11 +58,9 @@ def losses() -> str:
     return f"N × M × D = {_shape(first)}, {first['dtype']}, {origin(record)}:\n\n{table(head, rows)}"
 
 
-def limit() -> str:
+@shows("cpu/limit.json")
+def limit(record: Row) -> str:
     """The ratio to the three products, case by case."""
-    record = load("cpu/limit.json")
-    if record is None:
-        return UNMEASURED
     cells = {(row["case"], row["contender"]): row for row in record["rows"] if "seconds" in row}
     others = [name for name in dict.fromkeys(who for _, who in cells) if name not in (OURS, LIMIT)]
     rows = []
@@ -99,11 +95,9 @@ def _elementwise(record: Row) -> str:
     return f"float32, {origin(record)}:\n\n{table(head, rows)}"
 
 
-def step() -> str:
+@shows("cpu/step.json")
+def step(record: Row) -> str:
     """The losses of a ProLAP step."""
-    record = load("cpu/step.json")
-    if record is None:
-        return UNMEASURED
     rows = []
     for row in record["rows"]:
         figures = [row.get("failed", "-"), "", "", ""]
@@ -116,11 +110,9 @@ def step() -> str:
     return f"{text}:\n\n{table(head, rows)}"
 
 
-def memory() -> str:
+@shows("cpu/memory.json")
+def memory(record: Row) -> str:
     """Peaks of what looks at all scores, in blocks and by the matrix."""
-    record = load("cpu/memory.json")
-    if record is None:
-        return UNMEASURED
     cells: dict[tuple[str, str], dict[str, Row]] = {}
     for row in record["rows"]:
         cells.setdefault((row["case"], _shape(row)), {})[row["way"]] = row
@@ -144,11 +136,9 @@ def per_pair(kernel: Row, field: str) -> float | None:
     return float(kernel[field]) / kernel["pairs"] if kernel["pairs"] else None
 
 
-def compiled() -> str:
+@shows("compile_check.json")
+def compiled(record: Row) -> str:
     """What the machine code of every shipped kernel holds: a line per kernel and configuration, a column per chip."""
-    record = load("compile_check.json")
-    if record is None:
-        return UNMEASURED
     groups: dict[tuple[str, str], dict[str, Row]] = {}
     for kernel in record["kernels"]:
         groups.setdefault((kernel["kernel"], kernel["configuration"]), {})[kernel["chip"]] = kernel
@@ -237,18 +227,8 @@ def _sweep(rows: Sequence[Row]) -> str:
             times = [_ratio(group[who]["times_ours"]) if "times_ours" in group.get(who, {}) else "-" for who in others]
             figures = [_ms(own), *share, _mb(own), *times]
         lines.append([case, dtype, f"{size:,}", str(width), *figures])
-    head = [
-        "case",
-        "dtype",
-        "B",
-        "D",
-        "ours, ms",
-        "three products, ms",
-        "ours / products",
-        "MB",
-        *(f"{o} / ours" for o in others),
-    ]
-    return table(head, lines) if lines else ""
+    head = ["case", "dtype", "B", "D", "ours, ms", "three products, ms", "ours / products", "MB"]
+    return table([*head, *(f"{name} / ours" for name in others)], lines) if lines else ""
 
 
 def _candidates(rows: Sequence[Row]) -> str:

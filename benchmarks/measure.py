@@ -113,7 +113,7 @@ def used_bytes(device: str) -> int:
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
     ctypes.CDLL(None).malloc_trim(0)
-    return _status("VmRSS")
+    return _kilobytes("/proc/self/status", "VmRSS")
 
 
 def free_bytes(device: str = "cpu") -> int:
@@ -135,11 +135,7 @@ def reset_peak(device: str) -> None:
 
 def peak_used(device: str) -> int:
     """Most that was taken since `reset_peak`."""
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    return _kilobytes("/proc/self/status", field)
+    return torch.cuda.max_memory_allocated() if device == "cuda" else _kilobytes("/proc/self/status", "VmHWM")
 
 
 def _kilobytes(path: str, field: str) -> int:

@@ -28,7 +28,7 @@ from prolap_kernels import Gaussian, pairwise_score, pairwise_topk
 
 from .cases import Shape
 from .measure import child, free_bytes, peak_used, reset_peak, seconds, used_bytes
-from .records import Row, stamp, write_json
+from .records import Row, argument_parser, stamp, write_json
 
 K = 10
 LARGE = 100_000
@@ -126,8 +126,7 @@ def print_row(row: Row) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    result.formatter_class = argparse.RawDescriptionHelpFormatter
+    result = argument_parser("memory", __doc__)
     add = result.add_argument
     add("--case", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=f"of {', '.join(CASES)}")
     add("--shape", type=int, nargs=3, metavar=("N", "M", "D"), help="instead of each case's own")

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .records import ROOT, Row, stamp, write_json
+from .records import ROOT, Row, argument_parser, stamp, write_json
 
 RATE = 32_000
 PAUSE = 0.3
@@ -210,14 +210,7 @@ def prolap(*words: str) -> float:
 
 def measure(run: Run, data: Path, folder: Path) -> Row:
     """Trains and evaluates one run; its options, seconds and retrieval, and what it was run on."""
-    words = [
-        "--preset",
-        run.preset,
-        "--data.train",
-        f"{run.data}:{data / run.data}",
-        "--data.cache",
-        str(folder / "cache"),
-    ]
+    words = ["--preset", run.preset, "--data.train", f"{run.data}:{data / run.data}", "--data.cache", f"{folder}/cache"]
     seconds = {
         "train": prolap("train", *words, "--run", str(folder / "run"), *run.options.split(), "--quiet"),
         "evaluate": prolap("evaluate", str(folder / "run")),
@@ -247,8 +240,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("miniature", __doc__)
     commands = parser.add_subparsers(required=True)
     add = commands.add_parser("make", help="make the data").add_argument
     add("folder", type=Path, help="new folder; audiocaps/ and clotho/ are made in it")

@@ -33,7 +33,7 @@ from .cases import Batch, Loss, cases, make_batch, train
 from .comparison import DTYPES
 from .measure import seconds, summary
 from .peers import LIMIT, PEERS, refusal
-from .records import ROOT, stamp
+from .records import ROOT, argument_parser, stamp
 
 WARM_UP, STEPS = 3, 5
 NCU_SECTIONS = ("SpeedOfLight", "LaunchStats", "Occupancy", "MemoryWorkloadAnalysis")
@@ -161,8 +161,7 @@ def ncu_command(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("profile", __doc__)
     parser.add_argument("case", choices=cases(), metavar="CASE", help=f"of {', '.join(cases())}")
     parser.add_argument("--peer", choices=PEERS, default="prolap_kernels")
     parser.add_argument("--shape", type=int, nargs=3, metavar=("N", "M", "D"), default=(1024, 1024, 512))

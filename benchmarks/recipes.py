@@ -8,12 +8,11 @@ the table of them. Test is never opened here.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 
-from .records import RESULTS, Row, stamp, write_json
+from .records import RESULTS, Row, argument_parser, stamp, write_json
 from .trainer_tables import RECIPE_COLUMNS, read
 
 COUPLED = ["model.logvar_init=-6", "model.logvar_bounds=[-9, 0]"]
@@ -41,30 +40,21 @@ def measure(name: str, seed: int, steps: int | None = None, threads: int | None 
 
     with tempfile.TemporaryDirectory() as folder:
         words = [] if name == "baseline" else RECIPES[name]
-        size = [f"steps={steps}"] if steps else []
-        size += [f"threads={threads}"] if threads else []
-        config = load_config(
-            "quickstart", overrides=[*words, *size, f"seed={seed}", f"run={folder}/run", "tensorboard=false"]
-        )
+        set_here = {"steps": steps, "threads": threads, "seed": seed, "run": f"{folder}/run", "tensorboard": "false"}
+        options = [f"{name}={value}" for name, value in set_here.items() if value is not None]
+        config = load_config("quickstart", overrides=[*words, *options])
         config = baseline_of(config) if name == "baseline" else config
         started = time.perf_counter()
         train(config, progress=False)
         seconds = time.perf_counter() - started
         model = load_model(config.run)
         metrics = evaluate(model, open_data(config, "dev"), seed=seed, mask=config.mask).metrics
-    return stamp("cpu") | {
-        "recipe": name,
-        "overrides": words,
-        "seed": seed,
-        "steps": config.steps,
-        "seconds": seconds,
-        **metrics,
-    }
+    row = {"recipe": name, "overrides": words, "seed": seed, "steps": config.steps, "seconds": seconds}
+    return stamp("cpu") | row | metrics
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("recipes", __doc__)
     parser.add_argument("names", nargs="*", choices=[*RECIPES, "baseline", []], metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int)

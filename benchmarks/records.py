@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from prolap.utils import environment
+from prolap.utils.files import write_text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,14 +32,6 @@ def _output(*command: str) -> str:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ""
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def hash_of_sources() -> str:
@@ -59,22 +54,22 @@ def _gpu() -> Row:
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
+def argument_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.MODULE`, whose help shows the description as it is written."""
+    show = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=description, formatter_class=show)
 
 
 def stamp(device: str) -> Row:
     """Device, versions, commit, whether tracked files differ from it (None: unknown), and time."""
-    commit = _output("git", "rev-parse", "HEAD")
+    commit = environment.commit()
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else environment.processor(),
         **({"gpu": _gpu()} if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()}
+        | {package: environment.version(package) for package in PACKAGES},
         "commit": commit or "unknown",
         "dirty": bool(_output("git", "status", "--porcelain", "--untracked-files=no")) if commit else None,
         "sources": hash_of_sources(),
@@ -85,15 +80,22 @@ def stamp(device: str) -> Row:
 def write_json(path: Path, content: Row) -> None:
     """Writes the file whole or not at all, whenever the run is stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(path.suffix + ".new")
-    new.write_text(json.dumps(content, indent=1) + "\n")
-    new.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(name: str) -> Any:
     """The content of a result file, None where there is none."""
     path = RESULTS / name
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def shows(name: str) -> Callable[[Callable[[Row], str]], Callable[[], str]]:
+    """A decorator: makes of a function of the content of a result file one that reads it, and says so where there is none."""
+
+    def decorate(section: Callable[[Row], str]) -> Callable[[], str]:
+        return lambda: UNMEASURED if (record := load(name)) is None else section(record)
+
+    return decorate
 
 
 def origin(record: Row) -> str:

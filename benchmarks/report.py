@@ -6,13 +6,12 @@ python -m benchmarks.report --check   # fails if they differ from the files
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from . import cost_model, loss_tables, trainer_tables
-from .records import ROOT
+from .records import ROOT, argument_parser
 
 DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/reproduce.md", "docs/training.md"))
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -49,8 +48,7 @@ def filled(text: str, document: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("report", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document differs")
     args = parser.parse_args(argv)
     texts = {path: path.read_text() for path in DOCUMENTS}

@@ -30,7 +30,7 @@ from .comparison import DTYPES, compare, plot_rows, print_rows
 from .gpu_checks import correctness, sanitizer
 from .gpu_times import candidates, ceilings, elementwise, extent, key_cells, launches, step
 from .peers import OURS, PEERS
-from .records import RESULTS, Row, stamp, write_json
+from .records import RESULTS, Row, argument_parser, stamp, write_json
 from .session import DRY, REAL, Session
 from .targets import targets
 
@@ -60,8 +60,7 @@ def _positive(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    result.formatter_class = argparse.RawDescriptionHelpFormatter
+    result = argument_parser("run", __doc__)
     add = result.add_argument
     add("--case", nargs="+", choices=cases(), default=["csd-sigmoid"], metavar="CASE", help=f"of {', '.join(cases())}")
     add("--shape", type=_positive, nargs=3, action="append", metavar=("N", "M", "D"),

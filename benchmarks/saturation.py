@@ -7,7 +7,6 @@ log-variance), for every way to take H over dimensions. No timing: the numbers r
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 
 from prolap_kernels import Gaussian, Inclusion, matched_losses
 
-from .records import ROOT
+from .records import ROOT, argument_parser
 
 ROWS, WIDTH, BIAS, SPREAD = 64, 1024, -10.0, 0.05
 SHIFTS = {"new model: same width on average": 0.0, "outer wider by 0.1": 0.1, "outer wider by 1": 1.0}
@@ -86,8 +85,7 @@ def draw(path: Path, every: dict[tuple[str, str, str], list[tuple[float, float, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the picture, and prints the numbers of a few scales."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.saturation", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("saturation", __doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "saturation.png", metavar="FILE")
     args = parser.parse_args(argv)
     every = {

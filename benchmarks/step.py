@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prolap_kernels import Gaussian, Inclusion, Vib, matched_losses, ppcl_loss
 
 from . import measure
-from .records import Row, stamp, write_json
+from .records import Row, argument_parser, stamp, write_json
 
 BATCH, WIDTH, SHARE, AUDIO_COPIES, TEXT_COPIES = 256, 1024, 0.125, 2, 3
 HIERARCHY, CROSS, VIB = 5e-3, 5e-7, 1e-5
@@ -208,10 +208,8 @@ def rows(device: str, repeat: int) -> list[Row]:
         elif name in right:
             row |= measure.summary(times[name]) | {"times_ours": measure.ratio(times[name], times["prolap_kernels"])}
             if device == "cuda":
-                row |= {
-                    "launches": len(measure.device_work(works[name], device)),
-                    "peak_bytes": peak_bytes(step, views),
-                }
+                row["launches"] = len(measure.device_work(works[name], device))
+                row["peak_bytes"] = peak_bytes(step, views)
             else:
                 row |= {"operators": operators(name, step, views)} | measure.child("benchmarks.step", "--peak", name)
         result.append(row)
@@ -220,8 +218,7 @@ def rows(device: str, repeat: int) -> list[Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 if a contender of ours is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argument_parser("step", __doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=30, metavar="N", help="calls of each contender (30)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the rows, with device, versions and commit")

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from . import records
-from .records import UNMEASURED, Row, load, origin, table
+from .records import UNMEASURED, Row, load, origin, shows, table
 
 RECIPE_COLUMNS = {
     "R@1 A→T, %": ("retrieval.a2t.r1", 100),
@@ -49,11 +49,9 @@ def recipes() -> str:
     return f"{table(['recipe (what differs)', 'seeds', *RECIPE_COLUMNS], rows)}\n\n{note} (+: tracked files differed)"
 
 
-def quickstart() -> str:
+@shows("quickstart/metrics.json")
+def quickstart(record: Row) -> str:
     """Retrieval beside the baseline's, and the claims."""
-    record = load("quickstart/metrics.json")
-    if record is None:
-        return UNMEASURED
     rows = []
     for key, label in (("a2t", "A→T"), ("t2a", "T→A")):
         for part, note in (("retrieval", ""), ("retrieval.unseen_sources", ", unseen sources")):
@@ -79,11 +77,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def miniature() -> str:
+@shows("cpu/miniature.json")
+def miniature(record: Row) -> str:
     """What the runs on recorded sound in the public layouts came to."""
-    record = load("cpu/miniature.json")
-    if record is None:
-        return UNMEASURED
     rows = []
     for name, run in record["runs"].items():
         retrieval = run["retrieval"]

@@ -27,10 +27,10 @@ def versions(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Versions, processor, threads and commit; None for what is not installed or not known."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version(name) for name in _PACKAGES},
         "prolap": __version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": processor(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
         "commit": commit(),
@@ -64,14 +64,16 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version; None if the package is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _cpu() -> str | None:
+def processor() -> str | None:
+    """The model of the processor, if it is known."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
