@@ -90,7 +90,7 @@ def load(name: str) -> Any:
 
 
 def shows(name: str) -> Callable[[Callable[[Row], str]], Callable[[], str]]:
-    """A decorator: makes of a function of the content of a result file one that reads it, and says so where there is none."""
+    """A decorator for a section of a document about one result file: reads the file, and says so if there is none."""
 
     def decorate(section: Callable[[Row], str]) -> Callable[[], str]:
         return lambda: UNMEASURED if (record := load(name)) is None else section(record)

@@ -114,16 +114,16 @@ def asking_for_plugins(plugins: Iterable[str]) -> Iterator[None]:
 
 def parse_words(words: Sequence[str]) -> list[Layer]:
     """A layer for each option on the command line. A switch needs no value, a tuple takes several; `-` is read as `_`."""
-    found: list[tuple[str, list[str]]] = []
+    settings: list[tuple[str, list[str]]] = []
     for word in words:
         name, equals, value = word.partition("=")
         if word.startswith("--") or (equals and re.fullmatch(r"[\w.-]+", name)):
-            found.append((name.removeprefix("--").replace("-", "_"), [value] if equals else []))
-        elif found:
-            found[-1][1].append(word)
+            settings.append((name.removeprefix("--").replace("-", "_"), [value] if equals else []))
+        elif settings:
+            settings[-1][1].append(word)
         else:
             raise ConfigError(f"{word!r} {COMMAND_LINE} is no option; want --name value or name=value.")
-    return [{name: (values[0] if len(values) == 1 else values, COMMAND_LINE)} for name, values in found]
+    return [{name: (values[0] if len(values) == 1 else values, COMMAND_LINE)} for name, values in settings]
 
 
 def _preset_layers(names: str, source: str) -> list[Layer]:

@@ -42,9 +42,9 @@ def key(**facts: object) -> str:
 def load_arrays(
     path: Path, is_whole: Callable[[dict[str, np.ndarray]], bool], what: str
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of a cached .npz file; None if it is not there, or damaged by what `is_whole` says, which a warning tells.
+    """The arrays of a cached .npz file; None if it is missing or, with a warning that calls it `what`, damaged.
 
-    what: names the file in the warning.
+    is_whole: whether arrays that could be read are what was written.
     """
     if not path.exists():
         return None

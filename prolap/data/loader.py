@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -120,23 +121,18 @@ class Loader:
         if start_step < 0:
             raise ValueError(f"start_step must not be negative, got {start_step}")
         if self.config.workers == 0:
-            return self._here(start_step)
+            return map(self.batch, itertools.count(start_step))
         return iter(
             torch.utils.data.DataLoader(
                 _Steps(self),
                 batch_size=None,
-                sampler=_Count(start_step),
+                sampler=itertools.count(start_step),
                 num_workers=self.config.workers,
                 prefetch_factor=2,
                 # without one of its own the DataLoader would take a number from the global generator
                 generator=torch_generator(self.config.seed, "workers"),
             )
         )
-
-    def _here(self, step: int) -> Iterator[Batch]:
-        while True:
-            yield self.batch(step)
-            step += 1
 
 
 def _returns(order: np.ndarray) -> np.ndarray:
@@ -157,16 +153,3 @@ class _Steps(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         return self.loader.batch(step)
-
-
-class _Count(torch.utils.data.Sampler[int]):
-    """start, start + 1, ..."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        step = self.start
-        while True:
-            yield step
-            step += 1

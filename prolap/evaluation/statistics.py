@@ -17,12 +17,13 @@ from prolap.utils.seeding import numpy_generator
 
 Array = NDArray[np.float64]
 RESAMPLES = 2000
+LEVEL = 0.95
 _BLOCK = 4_000_000  # bootstrap weights held at a time
 _ROUNDING = 1e-12  # what is left of a variance when nothing is left but rounding
 
 
 class Interval(NamedTuple):
-    """An estimate with the two ends of its percentile bootstrap interval (95 % unless said otherwise)."""
+    """An estimate with the two ends of its percentile bootstrap interval, of level LEVEL."""
 
     value: float
     low: float
@@ -57,35 +58,33 @@ def _resampled_means(columns: Array, *, seed: int, resamples: int) -> Array:
     return np.concatenate(parts)
 
 
-def _interval(value: float, draws: Array, level: float) -> Interval:
+def _interval(value: float, draws: Array) -> Interval:
     draws = draws[np.isfinite(draws)]
     if not len(draws) or not np.isfinite(value):
         return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(value), float(low), float(high))
 
 
-def bootstrap(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
+def bootstrap(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean of `values` [N] with its percentile bootstrap interval (Efron and Tibshirani, 1993).
 
-    Each of `resamples` resamples draws N values with replacement. `low` is the lower end of the two-sided interval: at
-    level 0.95 a 97.5 % lower bound, stricter than a one-sided 95 % bound.
+    Each of `resamples` resamples draws N values with replacement. `low` is the lower end of the two-sided interval,
+    a 97.5 % lower bound, stricter than a one-sided 95 % bound.
     """
     array = _vector("values", values)
     if not len(array):
         return Interval(float("nan"), float("nan"), float("nan"))
     draws = _resampled_means(array[:, None], seed=seed, resamples=resamples)[:, 0]
-    return _interval(float(array.mean()), draws, level)
+    return _interval(float(array.mean()), draws)
 
 
-def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
-) -> Interval:
+def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean of first - second, both [N] on the same samples: each resample takes the same samples from both."""
     a, b = _vector("first", first), _vector("second", second)
     if len(a) != len(b):
         raise ValueError(f"first has {len(a)} values and second {len(b)}; paired samples must be equally many.")
-    return bootstrap(a - b, seed=seed, resamples=resamples, level=level)
+    return bootstrap(a - b, seed=seed, resamples=resamples)
 
 
 def _pearson(x: Array, y: Array) -> float:
@@ -123,7 +122,7 @@ def spearman_difference(
     with np.errstate(invalid="ignore", divide="ignore"):
         sa, sb, sc = (np.sqrt(np.maximum(s - m * m, 0.0)) for s, m in ((aa, ma), (bb, mb), (cc, mc)))
         difference = (ab - ma * mb) / (sa * sb) - (ac - ma * mc) / (sa * sc)
-    return _interval(float(difference[0]), difference[1:], 0.95)
+    return _interval(float(difference[0]), difference[1:])
 
 
 def _standard(values: Array) -> Array:

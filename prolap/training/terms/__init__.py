@@ -5,9 +5,7 @@ from __future__ import annotations
 from prolap.training.terms.base import (
     TERMS,
     InclusionConfig,
-    Levels,
     Logit,
-    MatchedTerm,
     PairTerm,
     Term,
     TermConfig,
@@ -33,9 +31,7 @@ from prolap.training.terms import repulsion
 __all__ = [
     "TERMS",
     "InclusionConfig",
-    "Levels",
     "Logit",
-    "MatchedTerm",
     "PairTerm",
     "Term",
     "TermConfig",
