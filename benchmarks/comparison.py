@@ -75,9 +75,8 @@ def _checked(rows: dict[str, Row], batch: Batch, device: str) -> dict[str, Loss]
     exact = truth(batch)
     losses: dict[str, Loss] = {}
     for name, row in rows.items():
-        why = refusal(PEERS[name], batch.case, batch.shape, device)
-        if why:
-            row["absent"] = why
+        if reason := refusal(PEERS[name], batch.case, batch.shape, device):
+            row["absent"] = reason
             continue
         try:
             loss = PEERS[name].build()

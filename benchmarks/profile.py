@@ -175,9 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device here")
     case, shape = cases()[args.case], (args.shape[0], args.shape[1], args.shape[2])
-    why = refusal(PEERS[args.peer], case, shape, args.device)
-    if why:
-        parser.error(f"--peer {args.peer}: {why}")
+    if reason := refusal(PEERS[args.peer], case, shape, args.device):
+        parser.error(f"--peer {args.peer}: {reason}")
     batch, loss = make_batch(case, shape, args.device, getattr(torch, args.dtype)), PEERS[args.peer].build()
     if args.bare:
         for _ in range(2):

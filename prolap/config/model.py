@@ -19,8 +19,8 @@ class ModelConfig:
     mean_head: str = "mlp"
     """Name in prolap.models.heads.MEAN_HEADS; a checkpoint's own projection is kept under its name (msclap, clap)."""
     text_pool: Literal["end", "count"] = "end"
-    """GPT-2 is read at its end token, or where MS-CLAP reads it: at the number of ids that are not 0, less one, which is another
-    place for captions with a "!", GPT-2's id 0."""
+    """Which token GPT-2's features are those of: `end`, its end token, or, as in MS-CLAP, `count`, the one numbered by the ids
+    that are not 0, less one. They differ for captions with a "!", GPT-2's id 0."""
     tokenizer: str | None = None
     """Folder or tokenizer.json for text encoders that come without one (roberta); it is kept in the checkpoints."""
     max_tokens: Count = 77

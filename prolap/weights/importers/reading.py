@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import zipfile
@@ -90,11 +91,9 @@ def tensors_only(content: dict[str, Any], file: Path) -> dict[str, Tensor]:
 def _refused(file: Path) -> str:
     names: list[str] = []
     if zipfile.is_zipfile(file):
-        try:
+        with contextlib.suppress(Exception):  # it reads the same damaged file
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
             names = sorted(name for name in unsafe if name not in _NUMPY_SCALARS)
-        except Exception:  # it reads the same damaged file
-            names = []
     if not names:
         # torch's own words advise to read it with code, which nobody should follow
         return f"init: {file} cannot be read: it is damaged, or neither safetensors nor what torch.save wrote."

@@ -293,7 +293,7 @@ def test_resuming_with_another_configuration_names_what_differs(data: Path, tmp_
 def test_another_machine_gets_a_warning(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     train(tiny_config(data, run, steps=2), progress=False)
-    monkeypatch.setattr(training.environment, "_cpu", lambda: "another processor")
+    monkeypatch.setattr(training.environment, "processor", lambda: "another processor")
     with pytest.warns(RuntimeWarning, match="last bits: cpu .* -> another processor"):
         resume(run)
 
