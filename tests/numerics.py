@@ -20,8 +20,6 @@ CHOICES = {
     "ONEDNN_MAX_CPU_ISA": ("SSE41", "AVX2", None),
     # matrix products
     "MKL_CBWR": ("COMPATIBLE", "AVX2", None),
-    # matrix products of NumPy, with which Triton's interpreter computes
-    "OPENBLAS_CORETYPE": ("Prescott", "Haswell", None),
     "OMP_NUM_THREADS": ("1", "2", "4"),
 }
 
