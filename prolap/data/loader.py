@@ -53,8 +53,8 @@ class Loader:
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")
         if len(data) < size:
-            what = "overfit" if config.overfit else "batch_size"
-            raise ValueError(f"{what} is {size}, but {data.name} has only {len(data)} clips")
+            option = "overfit" if config.overfit else "batch_size"
+            raise ValueError(f"{option} is {size}, but {data.name} has only {len(data)} clips")
         self.size = size
         self.mixer = Mixer(data, tokenizer, config) if mixes else None
 

@@ -63,8 +63,8 @@ def resume(config: Config, versions: dict[str, Any]) -> Checkpoint | None:
     bits = {key: now for key, now in versions.items() if key != "commit"}  # most commits leave the bits alone
     changed = [f"{key} {before.get(key)} -> {now}" for key, now in bits.items() if before.get(key) != now]
     if changed:
-        what = ", ".join(changed)
-        warnings.warn(f"the resumed run may differ in its last bits: {what}.", RuntimeWarning, stacklevel=3)
+        message = f"the resumed run may differ in its last bits: {', '.join(changed)}."
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
     checkpoints.align(run, checkpoint)
     return checkpoint
 

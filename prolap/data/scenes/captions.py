@@ -78,8 +78,8 @@ def _long(event: Event, choice: Choice) -> str:
         )
     if source.style == "hits":
         return _a(f"{qualities} {source.one}") if single else f"{qualities} {source.many}"
-    what = "note" if single else "melody"
-    return _a(choice((f"{qualities} {source.one if single else source.many}", f"{qualities} {what} on {source.other}")))
+    noun = "note" if single else "melody"
+    return _a(choice((f"{qualities} {source.one if single else source.many}", f"{qualities} {noun} on {source.other}")))
 
 
 def _joined(scene: Scene, parts: list[str], terse: bool, choice: Choice) -> str:
