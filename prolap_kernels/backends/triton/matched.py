@@ -14,12 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...pairs import SATURATED
 from ..blocks import cdiv
 from ..links import NONE, SUM, VIB, Link, count_terms, starts
 from . import configs
 from .gemm import aligned
-from .numerics import atanh_third, exp_reduced, expm1_excess, one_minus_exp_neg, softplus_sigmoid
+from .numerics import SATURATED, atanh_third, exp_reduced, expm1_excess, one_minus_exp_neg, softplus_sigmoid
 
 FIELDS = tl.constexpr(len(Link._fields))
 (
@@ -27,7 +26,6 @@ FIELDS = tl.constexpr(len(Link._fields))
 ) = map(tl.constexpr, range(len(Link._fields)))  # fmt: skip
 """Positions of a link's fields, in the order of `Link`."""
 KIND_SUM, KIND_NONE, KIND_VIB = tl.constexpr(SUM), tl.constexpr(NONE), tl.constexpr(VIB)
-LEAST_GRADIENT = tl.constexpr(SATURATED)
 
 
 @triton.jit
@@ -113,7 +111,7 @@ def link_sums(mean, logvar, x, y, width, link, ROWS: tl.constexpr, BLOCK_D: tl.c
         h = inclusion(mx, lx, my, ly, kappa, rho)
         if per_dimension:
             h, steep = softplus_sigmoid(-factor * h)
-            saturated += tl.where(load & (steep < LEAST_GRADIENT), 1.0, 0.0)
+            saturated += tl.where(load & (steep < SATURATED), 1.0, 0.0)
         summed += tl.where(load, h, 0.0)
     return tl.sum(summed, 1), tl.sum(saturated, 1)
 
@@ -159,7 +157,7 @@ def matched_rows_kernel(
                 factor = number(link + FACTOR)
                 value, steep = softplus_sigmoid(-factor * value)
                 gradient = -factor * steep
-                saturated = tl.where(steep < LEAST_GRADIENT, 1.0, 0.0)
+                saturated = tl.where(steep < SATURATED, 1.0, 0.0)
             if kind == KIND_NONE:
                 value = value / width
                 saturated = saturated / width

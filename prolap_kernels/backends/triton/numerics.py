@@ -5,6 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ...pairs import SATURATED as _SATURATED
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+SATURATED = tl.constexpr(_SATURATED)
+"""`pairs.SATURATED`, below which a gradient counts as saturated."""
+
 
 @triton.jit
 def atanh_third(r):

@@ -34,9 +34,8 @@ from .gemm import (
     vector,
     widened,
 )
-from .numerics import compose, exp2_approx, log1p_positive, reciprocal
+from .numerics import LN2, LOG2E, SATURATED, compose, exp2_approx, log1p_positive, reciprocal
 
-LOG2E = tl.constexpr(1.4426950408889634)
 FAR = tl.constexpr(1e30)
 """Offset of an ignored column, and the bound of all others: finite, since a vanished gradient times it must be 0."""
 NEAR = tl.constexpr(1e28)
@@ -100,10 +99,6 @@ def sigmoid_offsets(
             inside = put_ids(y_id, yj, at, cols, stride_b, -2)
         value = tl.where(value > FAR, FAR, tl.where(value < -FAR, -FAR, value))
         tl.store(b + at, tl.where(inside, value, tl.where(c < 0.0, FAR, -FAR)))
-
-
-LN2 = tl.constexpr(0.6931471805599453)
-SATURATED = tl.constexpr(1e-3)
 
 
 @triton.jit

@@ -36,17 +36,13 @@ from .gemm import (
     total,
     widened,
 )
-from .numerics import log1p_positive
+from .numerics import LN2, LOG2E, SATURATED, log1p_positive
 
 FLOOR = tl.constexpr(-1e30)
 """Shift of a row in which no pair counts: 2^(-inf - FLOOR) is 0 where 2^(-inf + inf) is NaN."""
 RANGE = tl.constexpr(2.0**-90)
 """Least column sum, relative to the tile's largest logit, that is used: terms that flushed to 0 are below 2^-126 each."""
 SUMS = tl.constexpr(5)
-LN2 = tl.constexpr(0.6931471805599453)
-LOG2E = tl.constexpr(1.4426950408889634)
-SATURATED = tl.constexpr(1e-3)
-"""`pairs.SATURATED`, below which a gradient counts as saturated."""
 
 
 @triton.jit
