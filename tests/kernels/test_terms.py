@@ -114,6 +114,7 @@ def test_the_saturated_share_is_that_of_small_slopes(backend: str, reduce_dims: 
     losses, saturated = matched_losses([x, y], terms, stats=True, backend=backend)
     want = ((-scale * h[flags[0]]).sigmoid() < SATURATED).float().mean()
     assert 0 < want < 1
+    # counts are exact; a row's share, the mean over rows, and both in the truth round once each
     assert_same(saturated, torch.stack([want, torch.zeros_like(want)]), terms=4)
     assert len(losses) == 2
 
