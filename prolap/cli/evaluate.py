@@ -27,6 +27,12 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="write this file instead of RUN/metrics.json, plots beside it"
     )
+    command.add_argument(
+        "--same-text",
+        choices=("negative", "positive"),
+        help="whether another clip with the same caption counts as wrong or right (default: the run's data.same_text, which is "
+        "negative unless set, as in published figures)",
+    )
     command.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
     command.add_argument(
         "--workers", type=int, metavar="N", help="processes that read sounds (default: as in training)"
@@ -68,6 +74,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             raise ConfigError(f"workers: got {arguments.workers} on the command line, want 0 or more.")
         config = replace(config, workers=arguments.workers)
     environment.pick_device(config.device)  # raises before the data is opened
+    if arguments.same_text:
+        config = replace(config, data=replace(config.data, same_text=arguments.same_text))
     if arguments.data:
         config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
     with asking_for_plugins(model.config.plugins):

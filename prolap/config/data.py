@@ -79,6 +79,9 @@ class DataConfig:
     """Captions that also hold for other clips of the batch: `keep` counts them as negatives, `ignore` drops repetitions
     of a node, `positive` counts every clip whose chain holds the caption's node, each level weighed by one over the mean
     number of positives of its captions."""
+    same_text: Literal["negative", "positive"] = "negative"
+    """Retrieval, a caption that another clip has, too (alike but for case and spaces): `negative` counts the other clip as wrong,
+    as published figures do, and so sets a ceiling, which the report prints; `positive` counts it as right."""
     augment: AugmentConfig = AugmentConfig()
 
 

@@ -123,16 +123,18 @@ def embed_sounds(
     return [Embedded(concatenate(p), rows, _levels(m), share) for p, m in zip(plain, masked, strict=True)]
 
 
-def embed_texts(model: Any, texts: Sequence[str]) -> Gaussian:
-    """Captions to Gaussians, in the order of `texts`."""
+def embed_texts(model: Any, texts: Sequence[str], what: str = "captions") -> Gaussian:
+    """Captions to Gaussians, in the order of `texts`; `what` names them where progress is shown."""
     with evaluating(model):
         parts = [texts[first : first + TEXT_BATCH] for first in range(0, len(texts), TEXT_BATCH)]
-        seen = watched(parts, f"Embedding {len(texts):,} captions", len(parts)) if len(texts) > 1 else parts
+        seen = watched(parts, f"Embedding {len(texts):,} {what}", len(parts)) if len(texts) > 1 else parts
         return concatenate([_cpu(model.embed_text(list(part))) for part in seen])
 
 
-def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0) -> Embedded:
-    """Captions with their masked versions."""
+def embed_masked_texts(
+    model: Any, texts: Sequence[str], mask: MaskConfig, *, seed: int = 0, plain: Gaussian | None = None
+) -> Embedded:
+    """Captions with their masked versions; `plain`: their own embeddings where these are known already."""
     masked, shares = [], []
     firsts = range(0, len(texts), TEXT_BATCH)
     with evaluating(model):
@@ -141,7 +143,7 @@ def embed_masked_texts(model: Any, texts: Sequence[str], mask: MaskConfig, *, se
             copies, share = masked_texts(model, texts[first : first + TEXT_BATCH], mask, generator)
             masked.append(copies)
             shares.append(share)
-    plain = embed_texts(model, texts)
+    plain = embed_texts(model, texts) if plain is None else plain
     return Embedded(plain, torch.arange(len(texts)), _levels(masked), torch.cat(shares, dim=1))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prolap.config import MaskConfig
@@ -34,7 +35,7 @@ from prolap.evaluation.embeddings import (
     score_of,
 )
 from prolap.evaluation.inclusion import inclusion_section
-from prolap.evaluation.retrieval import TwoWay, retrieval_comparison, retrieval_section, retrieve
+from prolap.evaluation.retrieval import SameText, TextRepeats, TwoWay, retrieval_comparison, retrieval_section, retrieve
 from prolap.evaluation.traversal import Traversal, Walk, quartile_walks, traversal_comparison, traversal_section
 from prolap.evaluation.uncertainty import RiskCoverage, mask_means, mask_sweep, risk_section, uncertainty_section
 from prolap_kernels import Gaussian
@@ -84,12 +85,20 @@ class _Side:
 
 
 def evaluate(
-    model: Any, data: Any, *, baseline: Any = None, seed: int = 0, mask: MaskConfig | None = None, workers: int = 0
+    model: Any,
+    data: Any,
+    *,
+    baseline: Any = None,
+    seed: int = 0,
+    mask: MaskConfig | None = None,
+    workers: int = 0,
+    same_text: SameText = "negative",
 ) -> Evaluation:
     """Every metric of the model on the data set, each with its control, and what the plots need.
 
     The model is scored by its own score (`score_of`), the baseline by the dot product of means. `mask` defaults to
-    MaskConfig(). `workers` processes read the sounds ahead.
+    MaskConfig(). `workers` processes read the sounds ahead. `same_text`: whether a clip is right or wrong for a caption that it
+    shares with the caption's own clip.
     """
     mask = mask or MaskConfig()
     if len(data) < 2:
@@ -98,17 +107,21 @@ def evaluate(
     models = [model] if baseline is None else [model, baseline]
     scores = [score_of(model), BASELINE_SCORE]
     sounds = embed_sounds(models, data, mask, seed=seed, workers=workers)
-    sides = [_side(m, s, e, queries, pool, mask, seed) for m, s, e in zip(models, scores, sounds, strict=False)]
+    repeats = TextRepeats(queries.texts, queries.clip)
+    positives, repeated = repeats if same_text == "positive" else None, repeats.section(same_text)
+    sides = [
+        _side(m, s, e, queries, pool, mask, seed, positives) for m, s, e in zip(models, scores, sounds, strict=False)
+    ]
     side, baseline_side = sides[0], sides[1] if len(sides) > 1 else None
     evidence = Evidence()
-    sections: dict[str, Any] = {"retrieval": retrieval_section(side.ranks, unseen)}
+    sections: dict[str, Any] = {"retrieval": retrieval_section(side.ranks, unseen, repeated)}
     sections |= _probabilistic_sections(model, side, baseline_side, queries, pool, seed, evidence)
     sections["traversal"], walks = _traversals(side, data, pool)
     baseline_walks: dict[str, Traversal] = {}
     sections["baseline"] = {"retrieval": NO_BASELINE, "traversal": NO_BASELINE}
     sections["comparison"] = {"retrieval": NO_BASELINE}
     if baseline_side is not None:
-        sections["baseline"]["retrieval"] = retrieval_section(baseline_side.ranks, unseen)
+        sections["baseline"]["retrieval"] = retrieval_section(baseline_side.ranks, unseen, repeated)
         sections["baseline"]["traversal"], baseline_walks = _traversals(baseline_side, data, pool)
         sections["comparison"]["retrieval"] = retrieval_comparison(side.ranks, baseline_side.ranks, seed)
     sections["comparison"]["traversal"] = {
@@ -123,12 +136,15 @@ def evaluate(
     return Evaluation({**metrics, "reasons": reasons}, evidence)
 
 
-def evaluate_retrieval(model: Any, data: Any, workers: int = 0) -> dict[str, Any]:
+def evaluate_retrieval(model: Any, data: Any, workers: int = 0, same_text: SameText = "negative") -> dict[str, Any]:
     """The retrieval section alone: quick enough for every dev evaluation during training."""
     queries = queries_of(data)
     sounds = embed_sounds([model], data, workers=workers)[0]
-    ranks = retrieve(sounds.plain, embed_texts(model, queries.texts), queries.clip, score=score_of(model))
-    metrics: dict[str, Any] = tidy(retrieval_section(ranks, _unseen(data)), "", {})
+    repeats = TextRepeats(queries.texts, queries.clip)
+    positives = repeats if same_text == "positive" else None
+    captions = embed_texts(model, queries.texts)
+    ranks = retrieve(sounds.plain, captions, queries.clip, score=score_of(model), positives=positives)
+    metrics: dict[str, Any] = tidy(retrieval_section(ranks, _unseen(data), repeats.section(same_text)), "", {})
     return metrics
 
 
@@ -136,17 +152,33 @@ def _unseen(data: Any) -> NDArray[np.bool_]:
     return np.array([bool(data.unseen(clip)) for clip in range(len(data))], dtype=bool)
 
 
-def _side(model: Any, score: str, sounds: Embedded, queries: Queries, pool: Pool, mask: MaskConfig, seed: int) -> _Side:
-    captions = embed_texts(model, queries.texts)
-    first = [queries.texts[i] for i in queries.first[sounds.rows.numpy()]]
+def _side(
+    model: Any,
+    score: str,
+    sounds: Embedded,
+    queries: Queries,
+    pool: Pool,
+    mask: MaskConfig,
+    seed: int,
+    positives: TextRepeats | None,
+) -> _Side:
+    texts = list(
+        dict.fromkeys([*queries.texts, *pool.texts])
+    )  # each once, so that equal captions have equal embeddings
+    number = {text: row for row, text in enumerate(texts)}
+    embedded = embed_texts(model, texts)
+    captions = embedded.rows(torch.tensor([number[text] for text in queries.texts]))
+    first = torch.from_numpy(queries.first)[sounds.rows]
     return _Side(
         score=score,
         sounds=sounds,
         captions=captions,
-        masked_texts=embed_masked_texts(model, first, mask, seed=seed),
-        pool=embed_texts(model, pool.texts),
+        masked_texts=embed_masked_texts(
+            model, [queries.texts[i] for i in first], mask, seed=seed, plain=captions.rows(first)
+        ),
+        pool=embedded.rows(torch.tensor([number[text] for text in pool.texts])),
         empty=embed_texts(model, [""]),
-        ranks=retrieve(sounds.plain, captions, queries.clip, score=score),
+        ranks=retrieve(sounds.plain, captions, queries.clip, score=score, positives=positives),
     )
 
 
@@ -161,7 +193,7 @@ def _probabilistic_sections(
     if not is_probabilistic(side.score):
         return {"uncertainty": DETERMINISTIC, "inclusion": DETERMINISTIC}
     rows = balanced(pool, seed=seed)
-    random = embed_texts(model, random_word_strings([pool.texts[i] for i in rows], seed=seed))
+    random = embed_texts(model, random_word_strings([pool.texts[i] for i in rows], seed=seed), "random word strings")
     uncertainty, evidence.captions = uncertainty_section(pool, rows, side.pool, random, seed)
     lengths = word_counts(queries.texts)
     uncertainty["risk_coverage"], evidence.risk = risk_section(

@@ -56,6 +56,7 @@ def assess(
             seed=config.seed,
             mask=config.mask,
             workers=config.workers,
+            same_text=config.data.same_text,
         )
         metrics, listed = evaluation.metrics, claims(evaluation.metrics)
         log = log if log is not None and log.is_file() else None
@@ -109,6 +110,8 @@ def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console
     """Print retrieval of model and baseline, also on unseen source sets, and each claim passed, failed or not measured."""
     console = console or environment.optional("rich.console", "the report needs rich").Console()
     console.print(_retrieval_table(metrics["retrieval"], (metrics.get("baseline") or {}).get("retrieval") or {}))
+    if text := repeated_captions(metrics["retrieval"]):
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
     comparison = (metrics.get("comparison") or {}).get("retrieval") or {}
     for name, row in comparison.items():
         value, low, high = (100 * row["r1"][key] for key in ("value", "low", "high"))
@@ -120,6 +123,25 @@ def print_report(metrics: Mapping[str, Any], listed: Sequence[Claim], *, console
     judged = [claim.passed for claim in listed if claim.passed is not None]
     rest = f"; {len(listed) - len(judged)} not measured" if len(judged) < len(listed) else ""
     console.print(f"{sum(judged)} of {len(judged)} claims passed{rest}.")
+
+
+def repeated_captions(retrieval: Mapping[str, Any]) -> str:
+    """What captions that several clips share do to retrieval; empty if each has its own."""
+    repeats = retrieval.get("same_text") or {}
+    ceiling = {way: 100 * repeats["ceiling"][way]["r1"] for way in DIRECTIONS} if repeats else {}
+    if not repeats or not repeats["shared"]:
+        return ""
+    distinct, captions, shared = (f"{repeats[key]:,}" for key in ("distinct", "captions", "shared"))
+    text = f"{distinct} of {captions} captions are distinct, and {shared} stand at several clips"
+    if repeats["positive"]:
+        return (
+            f"{text}: each of these clips counts as right (--same-text positive); published figures take its own alone."
+        )
+    limits = ", ".join(f"{label} {ceiling[way]:.1f}" for way, label in DIRECTIONS.items())
+    return (
+        f"{text}: only the caption's own clip counts as right, so R@1 is at most {limits} %. "
+        "--same-text positive counts all of them as right."
+    )
 
 
 def _retrieval_table(model: Mapping[str, Any], baseline: Mapping[str, Any]) -> Any:

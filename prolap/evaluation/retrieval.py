@@ -6,14 +6,18 @@ function of them. Ties are broken against us: an irrelevant item that scores as 
 Protocol: that of the audio literature (Koepke et al., "Audio retrieval with natural language queries", 2022; DCASE,
 language-based audio retrieval). Text to audio: every caption is a query and its clip the one relevant item. Audio to
 text: every clip is a query over all captions; R@k counts the best of its captions, mAP@10 divides by all of them.
+A caption that several clips share is relevant to its own clip alone, as in published figures, unless `same_text` is "positive":
+then it is relevant to all of them. `TextRepeats` counts such captions and the ceiling that they set.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +27,8 @@ from prolap.evaluation.statistics import bootstrap
 from prolap_kernels import Gaussian, score_blocks
 
 _ROWS = 64  # of a block, counted at a time
+SameText = Literal["negative", "positive"]
+"""What a clip is to a caption that it shares with the caption's own clip."""
 
 
 @dataclass(frozen=True)
@@ -162,20 +168,79 @@ class TwoWay:
         }
 
 
-def retrieve(audio: Gaussian, text: Gaussian, clip_of_caption: ArrayLike, *, score: str = "csd") -> TwoWay:
-    """Text-to-audio and audio-to-text ranks; `clip_of_caption` [captions] names each caption's clip."""
-    clip = np.asarray(clip_of_caption, dtype=np.int64)
+class TextRepeats:
+    """Captions that are alike but for case and spaces.
+
+    texts: [captions]. clip: [captions] the clip of each.
+    """
+
+    def __init__(self, texts: Sequence[str], clip: ArrayLike) -> None:
+        self.clip = np.asarray(clip, dtype=np.int64)
+        plain = [" ".join(text.lower().split()) for text in texts]
+        self.text = np.unique(np.array(plain), return_inverse=True)[1].reshape(-1)
+        """[captions] numbers of the distinct texts."""
+        self._counts = Counter(zip(self.text.tolist(), self.clip.tolist(), strict=True))
+
+    def relevance(self, clips: int) -> tuple[list[list[int]], list[list[int]]]:
+        """The clips that share each caption, and the captions that are alike with one of each of `clips` clips."""
+        captions_of = clips_to_captions(self.text, int(self.text.max()) + 1)
+        clips_of = [sorted(set(self.clip[captions].tolist())) for captions in captions_of]
+        texts_of = [set(self.text[captions].tolist()) for captions in clips_to_captions(self.clip, clips)]
+        alike = [[caption for text in texts for caption in captions_of[text]] for texts in texts_of]
+        return [clips_of[text] for text in self.text], alike
+
+    def ceiling(self, k: int) -> dict[str, float]:
+        """The highest R@k by direction if other clips with the same text are wrong, for a model that reads equal texts alike.
+
+        A text ranks the clips once, so at most k of the clips that share it find it among the first k. Of a clip's captions the
+        one with the fewest copies on other clips decides: the copies score as high.
+        """
+        of_text: dict[int, list[int]] = defaultdict(list)
+        for (text, _), count in self._counts.items():
+            of_text[text].append(count)
+        best = sum(sum(sorted(counts)[-k:]) for counts in of_text.values())
+        copies = dict[int, int]()
+        for (text, clip), count in self._counts.items():
+            elsewhere = sum(of_text[text]) - count
+            copies[clip] = min(elsewhere, copies.get(clip, elsewhere))
+        return {"t2a": best / len(self.text), "a2t": sum(count < k for count in copies.values()) / len(copies)}
+
+    def section(self, policy: SameText) -> dict[str, object]:
+        """For metrics.json: `positive` (the policy); how many `captions`, `distinct` texts, and `shared` captions, which several
+        clips have; the `ceiling` of R@1, R@5, R@10 in each direction."""
+        at = {f"r{k}": self.ceiling(k) if policy == "negative" else {"t2a": 1.0, "a2t": 1.0} for k in (1, 5, 10)}
+        ceiling = {way: {name: values[way] for name, values in at.items()} for way in ("t2a", "a2t")}
+        clips = np.bincount([text for text, _ in self._counts])
+        counts = {"captions": len(self.text), "distinct": len(clips), "shared": int((clips[self.text] > 1).sum())}
+        return {"positive": policy == "positive", **counts, "ceiling": ceiling}
+
+
+def retrieve(
+    audio: Gaussian,
+    text: Gaussian,
+    clip_of_caption: ArrayLike,
+    *,
+    score: str = "csd",
+    positives: TextRepeats | None = None,
+) -> TwoWay:
+    """Text-to-audio and audio-to-text ranks; `clip_of_caption` [captions] names each caption's clip.
+
+    positives: captions that are relevant to every clip that shares them; None makes them relevant to their own alone.
+    """
+    clip, clips = np.asarray(clip_of_caption, dtype=np.int64), len(audio.mean)
+    to_clips, to_captions = positives.relevance(clips) if positives else (clip, clips_to_captions(clip, clips))
     return TwoWay(
-        t2a=ranks(text, audio, clip, score=score),
-        a2t=ranks(audio, text, clips_to_captions(clip, len(audio.mean)), score=score),
+        t2a=ranks(text, audio, to_clips, score=score),
+        a2t=ranks(audio, text, to_captions, score=score),
         clip_of_caption=clip,
     )
 
 
-def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_]) -> dict[str, object]:
-    """Both directions; `unseen_sources`: only clips of unseen source sets ask, and the gallery stays whole."""
+def retrieval_section(ranks: TwoWay, unseen: NDArray[np.bool_], same_text: dict[str, object]) -> dict[str, object]:
+    """Both directions; `unseen_sources`: only clips of unseen source sets ask, and the gallery stays whole; `same_text`."""
     missing = "no clip of the data set is marked as having unseen sources"
-    return {**ranks.metrics(), "unseen_sources": ranks.metrics(unseen) if unseen.any() else missing}
+    unseen_sources = ranks.metrics(unseen) if unseen.any() else missing
+    return {**ranks.metrics(), "unseen_sources": unseen_sources, "same_text": same_text}
 
 
 def retrieval_comparison(model: TwoWay, baseline: TwoWay, seed: int) -> dict[str, object]:

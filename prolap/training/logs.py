@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -69,11 +69,13 @@ def keep_until(path: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def dev_metrics(model: ProLAP, data: AudioTextData, workers: int = 0) -> dict[str, float]:
+def dev_metrics(
+    model: ProLAP, data: AudioTextData, workers: int = 0, same_text: Literal["negative", "positive"] = "negative"
+) -> dict[str, float]:
     """`<r1|r5|r10|map10>_<t2a|a2t|mean>` on a data set, as fractions; mean is that of both directions."""
     from prolap.evaluation.protocol import evaluate_retrieval
 
-    return _named(evaluate_retrieval(model, data, workers))
+    return _named(evaluate_retrieval(model, data, workers, same_text))
 
 
 def batch_metrics(model: ProLAP, batch: Batch) -> dict[str, float]:

@@ -222,7 +222,7 @@ class Trainer:
         if self.dev is None:
             values = batch_metrics(self.model, self.loader.batch(0).to(self.device))
         else:
-            values = dev_metrics(self.model, self.dev, self.config.workers)
+            values = dev_metrics(self.model, self.dev, self.config.workers, self.config.data.same_text)
         value = values[self.config.best_metric]
         better = self.best is None or value > self.best["value"]
         self.stale = 0 if better else self.stale + 1

@@ -13,6 +13,8 @@ from prolap.data.dataset import Caption
 from prolap.evaluation.claims import claims
 from prolap.evaluation.embeddings import embed_sounds, rows_to_mask, score_of
 from prolap.evaluation.protocol import evaluate, evaluate_retrieval
+from prolap.evaluation.report import repeated_captions
+from prolap.utils.progress import shown
 from prolap_kernels import Gaussian
 from tests.tolerances import assert_same, largest
 
@@ -291,3 +293,34 @@ def test_too_few_clips_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="at least 2"):
         evaluate(Model("reads"), One())
+
+
+def test_shared_captions_are_counted_and_their_policy_is_stated(capsys: pytest.CaptureFixture[str]) -> None:
+    class Shared(World):
+        def evaluation_captions(self, i: int) -> list[Caption]:
+            return [self.captions(i)[4]]  # of level 2, which two clips share
+
+    strict, alike = (
+        evaluate(Model("reads"), Shared(), same_text=policy).metrics for policy in ("negative", "positive")
+    )
+    repeats = strict["retrieval"]["same_text"]
+    assert {key: repeats[key] for key in ("positive", "captions", "distinct", "shared")} == {
+        "positive": False,
+        "captions": CLIPS,
+        "distinct": CLIPS // 2,
+        "shared": CLIPS,
+    }
+    assert repeats["ceiling"] == {"t2a": {"r1": 0.5, "r5": 1.0, "r10": 1.0}, "a2t": {"r1": 0.0, "r5": 1.0, "r10": 1.0}}
+    assert alike["retrieval"]["same_text"]["positive"] is True
+    for way in ("t2a", "a2t"):
+        assert strict["retrieval"][way]["r1"] <= repeats["ceiling"][way]["r1"] < alike["retrieval"][way]["r1"]
+    assert "R@1 is at most T->A 50.0, A->T 0.0 %" in repeated_captions(strict["retrieval"])
+    assert "--same-text positive" in repeated_captions(alike["retrieval"])
+
+
+def test_progress_names_each_work_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown(True):
+        evaluate(Model("reads"), World(chains=False))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert len(lines) == len(set(lines)), lines

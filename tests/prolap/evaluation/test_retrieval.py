@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prolap.evaluation.retrieval import clips_to_captions, ranks, retrieve, summary
+from prolap.evaluation.retrieval import TextRepeats, clips_to_captions, ranks, retrieve, summary
 from prolap.evaluation.uncertainty import risk_coverage
 from prolap_kernels import Gaussian, pairwise_score
 from prolap_kernels.search import WORKSPACE
@@ -143,6 +143,30 @@ def test_unseen_clips_ask_the_whole_gallery() -> None:
     assert found["gallery"] == 20
     assert found["chance_r1"] == 1 / 20
     assert found["t2a"]["r5"] == both.t2a.hits(5)[unseen].mean()
+
+
+def test_captions_of_several_clips_set_a_ceiling_or_are_all_positive() -> None:
+    """Clips 0, 1 and 2 share a text, clip 2 has one of its own besides, clip 3 one that it says twice."""
+    texts, clip = ["Rain  falls", "rain falls", "rain falls", "two dogs", "a bell", "a bell"], [0, 1, 2, 2, 3, 3]
+    distinct = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    text = Gaussian(distinct[[0, 0, 0, 1, 2, 2]], torch.zeros(6, 8))
+    audio = Gaussian(
+        distinct[[0, 0, 1, 2]] + torch.tensor([[0.0], [0.0], [0.3], [0.0]]) * distinct[0], torch.zeros(4, 8)
+    )
+    repeats = TextRepeats(texts, clip)
+    section = repeats.section("negative")
+    assert (section["captions"], section["distinct"], section["shared"]) == (6, 3, 3)
+    assert section["ceiling"] == {
+        "t2a": {"r1": 4 / 6, "r5": 1.0, "r10": 1.0},
+        "a2t": {"r1": 2 / 4, "r5": 1.0, "r10": 1.0},
+    }
+    strict = retrieve(audio, text, clip, score="dot").metrics()
+    assert strict["t2a"]["r1"] <= 4 / 6
+    assert strict["a2t"]["r1"] == 2 / 4
+    alike = retrieve(audio, text, clip, score="dot", positives=repeats).metrics()
+    assert alike["t2a"]["r1"] == alike["a2t"]["r1"] == 1.0
+    assert alike["chance_r1"] == pytest.approx((3 * 3 / 4 + 3 / 4) / 6)
+    assert repeats.section("positive")["ceiling"]["t2a"]["r1"] == 1.0
 
 
 def test_errors_name_the_argument() -> None:
