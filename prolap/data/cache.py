@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
-import zipfile
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -18,7 +22,15 @@ from prolap.data import audio, features
 from prolap.data.files.tar import Member
 from prolap.utils.files import atomic
 
+try:
+    import fcntl
+except ImportError:  # Windows: unfinished files stay
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
+FORMAT = 2  # of the files of log-mels: raise it when they change
+DIGEST = 16  # bytes of a checksum
+SETTLED = 60.0  # seconds
 
 
 def folder(cache: str | None) -> Path:
@@ -39,24 +51,66 @@ def key(**facts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` whole or not at all; what killed processes left in its folder is removed.
+
+    An unfinished file is locked by its process, and locks die with theirs, on other hosts too.
+    """
+    remove_leftovers(path.parent)
+    with atomic(path) as file:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield file
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove unfinished files that nobody writes any more: unlocked, and unchanged for `SETTLED` seconds."""
+    for path in folder.glob(".*.tmp") if fcntl is not None else ():
+        with contextlib.suppress(OSError), path.open("rb") as file:  # gone meanwhile, or locked by who writes it
+            if (
+                time.time() - os.fstat(file.fileno()).st_mtime > SETTLED
+            ):  # before its lock, and between that and its name
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def checksum(content: bytes | memoryview, name: str) -> bytes:
+    """Sixteen bytes that stand for the content under this name (64 bytes at most): files and blocks cannot be swapped."""
+    return hashlib.blake2b(content, digest_size=DIGEST, key=name.encode()).digest()
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write an .npz file with a checksum of all its bytes behind it, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path) as file:
+        file.write(content.getbuffer())
+        file.write(checksum(content.getbuffer(), path.name))
+
+
 def load_arrays(
     path: Path, is_whole: Callable[[dict[str, np.ndarray]], bool], what: str
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of a cached .npz file; None if it is missing or, with a warning that calls it `what`, damaged.
+    """The arrays of a file of `save_arrays`; None if it is missing or, with a warning that calls it `what`, damaged.
 
-    is_whole: whether arrays that could be read are what was written.
+    is_whole: whether the arrays are of the kind that was asked for.
     """
-    if not path.exists():
-        return None
     try:
-        # numpy leaves a damaged file open if it opened it; reading all of a zip file checks its checksum
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        content = path.read_bytes()
+        if checksum(content[:-DIGEST], path.name) != content[-DIGEST:]:
+            raise ValueError("its checksum is another")
+        with np.load(io.BytesIO(content[:-DIGEST]), allow_pickle=False) as file:
             arrays = dict(file)
         if is_whole(arrays):
             return arrays
         reason = "it does not hold what was written"
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # of a forged file, whose checksum is right: whatever numpy and zipfile meet in it
+        reason = str(error) or type(error).__name__
     log.warning("%s %s is damaged (%s) and is made again", what, path, reason)
     return None
 
@@ -74,12 +128,12 @@ class LogMelCache:
 
     Kept as float16, half the disk of float32: off by at most 1/2048 of the value, so by 0.004 at 8 standard deviations and
     by 0.03 dB at -64 dB. AudioCaps takes 176 kB a clip at 64 mels and 138 frames a second, so 9 GB in all. Files carry a
-    checksum; a damaged one is made again. Several processes may share a folder.
+    checksum of all their bytes; a damaged one is made again. Several processes may share a folder.
     """
 
     def __init__(self, config: DataConfig) -> None:
         recipe = (config.features, config.sample_rate, config.mels, config.window, config.hop)
-        name = key(version=features.VERSION, recipe=recipe)
+        name = key(format=FORMAT, version=features.VERSION, recipe=recipe)
         self.folder = folder(config.cache) / f"logmels-{name}"
         self.mels = config.mels
 
@@ -91,18 +145,15 @@ class LogMelCache:
     def get(self, source: audio.Source, make: Callable[[], Tensor]) -> Tensor:
         """The log-mel [frames, mels] float32 of the whole sound; `make` computes it if it is not there."""
         path = self.path(source)
-        arrays = load_arrays(path, _is_log_mel, "the cached log-mel")
+        arrays = load_arrays(path, self._is_log_mel, "the cached log-mel")
         if arrays is not None:
             mel = arrays["mel"]
         else:
             mel = make().numpy().astype(np.float16)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as file:
-                np.savez(file, mel=mel)
+            save_arrays(path, mel=mel)
         # rounded whether it was just made or read, so that a resumed run sees the same
         return torch.from_numpy(mel.astype(np.float32))
 
-
-def _is_log_mel(arrays: dict[str, np.ndarray]) -> bool:
-    mel = arrays["mel"]
-    return mel.ndim == 2 and len(mel) > 0 and mel.dtype == np.float16
+    def _is_log_mel(self, arrays: dict[str, np.ndarray]) -> bool:
+        mel = arrays["mel"]
+        return mel.ndim == 2 and len(mel) > 0 and mel.shape[1] == self.mels and mel.dtype == np.float16

@@ -138,15 +138,17 @@ class Digests:
 
     def __enter__(self) -> Digests:
         try:
-            known = json.loads(self.path.read_text())
-            self._known = {str(key): str(value) for key, value in known.items()}
-        except (OSError, ValueError, AttributeError):
-            self._known = {}  # missing or damaged: everything is hashed anew
+            checksum, _, content = self.path.read_bytes().partition(b"\n")
+            if checksum.decode() == cache.checksum(content, self.path.name).hex():
+                self._known = json.loads(content)
+        except (OSError, ValueError):
+            pass  # missing or damaged: everything is hashed anew
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._new:
-            write_text(self.path, json.dumps(self._known))
+            content = json.dumps(self._known)
+            write_text(self.path, f"{cache.checksum(content.encode(), self.path.name).hex()}\n{content}")
 
     def ends(self, source: audio.Source) -> str:
         """Of the first and last bytes; of the whole file if it is small."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -23,13 +20,10 @@ from prolap.data.scenes import captions as scene_captions
 from prolap.data.scenes import mix as scene_mix
 from prolap.data.scenes import plan as scene_plan
 from prolap.data.scenes.plan import Scene, Universe
+from prolap.data.scenes.rendered import RenderedMels
 from prolap.data.scenes.soundfont import Bank, load_bank
-from prolap.utils.files import atomic
-from prolap.utils.progress import Progress, reporter
+from prolap.utils.progress import Progress
 from prolap.utils.seeding import numpy_generator
-
-log = logging.getLogger(__name__)
-CHUNK = 100  # clips a thread renders between two reports of progress
 
 
 class SceneData:
@@ -37,7 +31,7 @@ class SceneData:
 
     Clips are fully determined by (config.seed, split, index). Dev and test hold no combination of sources, relation
     and attributes that occurs in train, and every meaning once; `unseen` clips are made of source sets that training
-    never contains. The log-mels are rendered once and cached as one float16 file.
+    never contains. The log-mels are rendered once and cached in one float16 file.
 
     Errors: ValueError for a split without clips; ConfigError for augmentation of waveforms.
     """
@@ -60,7 +54,8 @@ class SceneData:
         self.scenes: list[Scene] = scene_plan.plan(config.seed, split, clips, Universe(self.bank.silent))
         self._captions: list[list[Caption] | None] = [None] * clips
         self._nodes: dict[int, tuple[int, int]] | None = None
-        self.mels = self._open(progress)
+        frames = self.log_mel.frames(round(config.seconds * config.sample_rate))
+        self.mels = RenderedMels(self._path(), (clips, frames, config.mels), self._mel, self.name, progress)
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -77,7 +72,7 @@ class SceneData:
         return torch.from_numpy(self.mels[i].astype(np.float32))
 
     def features_batch(self, indices: Sequence[int] | np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        audio = torch.from_numpy(self.mels[np.asarray(indices)]).float()
+        audio = torch.from_numpy(self.mels.stack(indices)).float()
         if epoch is not None and self.split == "train" and self.augment.mels:
             audio = torch.stack([self.augment.mel(mel, epoch, int(i)) for mel, i in zip(audio, indices, strict=True)])
         return audio, torch.full((len(indices),), self.mels.shape[1], dtype=torch.int64)
@@ -122,6 +117,7 @@ class SceneData:
     def _path(self) -> Path:
         config = self.config
         name = cache.key(
+            format=cache.FORMAT,
             versions=(scene_plan.VERSION, scene_mix.VERSION, features.VERSION, torch.__version__, np.__version__),
             bank=self.bank.checksum,
             data=(config.seed, self.split, len(self), config.seconds),
@@ -130,51 +126,5 @@ class SceneData:
         )
         return cache.folder(config.cache) / f"mels-{self.split}-{name}.npy"
 
-    def _shape(self) -> tuple[int, int, int]:
-        samples = round(self.config.seconds * self.config.sample_rate)
-        return len(self), self.log_mel.frames(samples), self.config.mels
-
-    def _open(self, progress: Progress | None) -> NDArray[np.float16]:
-        """The cached log-mels [clips, frames, mels], rendered first if they are missing or damaged."""
-        path = self._path()
-        if path.exists():
-            try:
-                mels: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-                if mels.shape == self._shape() and mels.dtype == np.float16 and self._agrees(mels):
-                    return mels
-                reason = "it does not hold these clips"
-            except (OSError, ValueError) as error:
-                reason = str(error)
-            log.warning("the cached log-mels %s are damaged (%s) and are rendered again", path, reason)
-        with reporter(progress) as report, atomic(path) as file:
-            self._render(file, report)
-        rendered: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return rendered
-
-    def _agrees(self, mels: NDArray[np.float16]) -> bool:
-        """Whether the first, a middle and the last clip are what would be rendered now."""
-        probes = {0, len(self) // 2, len(self) - 1}
-        return all(np.allclose(mels[i], self._one(i), atol=0.02) for i in probes)
-
-    def _one(self, i: int) -> NDArray[np.float16]:
+    def _mel(self, i: int) -> NDArray[np.float16]:
         return self.log_mel(torch.from_numpy(self.waveform(i))).numpy().astype(np.float16)
-
-    def _render(self, file: IO[bytes], report: Progress) -> None:
-        """Write all clips in order; threads share the work, each clip is computed by one of them alone."""
-        clips, frames, mels = self._shape()
-        header = {"descr": "<f2", "fortran_order": False, "shape": (clips, frames, mels)}
-        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
-        self._one(0)  # makes the mel bank here and not in several threads at once
-        starts = range(0, clips, CHUNK)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # operations this small lose time when shared among threads
-        try:
-            with ThreadPoolExecutor(max(1, threads)) as pool:
-                for start, part in zip(starts, pool.map(self._chunk, starts), strict=True):
-                    file.write(part.tobytes())
-                    report(f"rendering {self.name}", min(start + CHUNK, clips), clips)
-        finally:
-            torch.set_num_threads(threads)
-
-    def _chunk(self, start: int) -> NDArray[np.float16]:
-        return np.stack([self._one(i) for i in range(start, min(start + CHUNK, len(self)))])

@@ -18,10 +18,9 @@ from prolap.config import DataConfig
 from prolap.data import cache
 from prolap.data.scenes.sources import SOURCES, Source
 from prolap.utils.environment import optional
-from prolap.utils.files import atomic
 from prolap.utils.progress import Progress, reporter
 
-FORMAT = 2  # part of the file name: raise it when the contents change their meaning
+FORMAT = 3  # part of the file name: raise it when the contents change their meaning
 SECONDS = 2.0
 SILENT = 1e-4  # RMS of full scale: quieter notes count as missing
 BLOCK = 0.025  # seconds over which energies are kept
@@ -210,8 +209,7 @@ def load_bank(config: DataConfig, progress: Progress | None = None) -> Bank:
     else:
         with reporter(progress) as report:
             arrays = render(font, config.sample_rate, report)
-        with atomic(path) as file:
-            np.savez(file, notes=arrays[0], energy=arrays[1], digest=_digest(*arrays))
+        cache.save_arrays(path, notes=arrays[0], energy=arrays[1], digest=_digest(*arrays))
     bank = Bank(*arrays, config.sample_rate, _digest(*arrays).tobytes().hex())
     if len(SOURCES) - len(bank.silent) < FEWEST:
         raise ValueError(f"data.soundfont: only {len(SOURCES) - len(bank.silent)} of {len(SOURCES)} sources sound")

@@ -116,3 +116,18 @@ def test_opening_the_training_data_looks_for_overlap(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         open_data(BaseConfig(data=replace(data, train=f"audiocaps/val:{tmp_path}", test="none.csv")), "train", **QUIET)
     assert "data.test cannot be read" in caplog.text
+
+
+def test_kept_hashes_that_were_damaged_are_made_again(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for path in paths:
+        path.write_bytes(b"the same")
+    sounds = [Sound(path) for path in paths]
+    kept = tmp_path / "digests.json"
+    assert len(common(sounds[:1], sounds[1:], str(tmp_path))) == 1
+    whole = kept.read_bytes()
+    for place in range(len(whole)):
+        kept.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert len(common(sounds[:1], sounds[1:], str(tmp_path))) == 1, place
+    kept.write_bytes(b"[" * 100_000)
+    assert len(common(sounds[:1], sounds[1:], str(tmp_path))) == 1
