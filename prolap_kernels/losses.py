@@ -10,7 +10,17 @@ from torch import Tensor
 from . import reference
 from .backends import PRECISIONS, pick_backend
 from .backends.problem import PairOptions
-from .checks import as_gaussian, as_scalar, check_group, check_ids, check_sides, choose, named_entry
+from .checks import (
+    as_flag,
+    as_gaussian,
+    as_number,
+    as_scalar,
+    check_group,
+    check_ids,
+    check_sides,
+    choose,
+    named_entry,
+)
 from .gaussian import Gaussian
 from .objectives import NAMED, OBJECTIVES, Objective
 from .ops import wants_grad
@@ -80,6 +90,8 @@ def pairwise_loss(
     own = isinstance(objective, Objective)
     objective = named_entry(objective, NAMED) if own else choose("objective", objective, OBJECTIVES)  # type: ignore[misc, arg-type]
     choose("precision", precision, PRECISIONS)
+    as_flag("negatives_only", negatives_only)
+    as_flag("stats", stats)
     x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     check_sides(("x", "y"), x, y)
     check_ids(("x_id", "y_id"), (x_id, y_id), (len(x.mean), len(y.mean)))
@@ -115,7 +127,7 @@ def _check_reduction(objective: Objective, reduction: str, negatives_only: bool,
         raise ValueError(f"reduction must be 'rows' for the objective {name!r}, which is an average, got {reduction!r}")
     if negatives_only:
         raise ValueError(f"negatives_only must be False for the objective {name!r}: it needs its positives")
-    if isinstance(bias, Tensor) or bias != 0.0:
+    if isinstance(bias, Tensor) or as_number("bias", bias) != 0.0:
         raise ValueError(f"bias must be 0.0 for the objective {name!r}: it cancels in the normaliser")
 
 

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from .backends import pick_backend
 from .backends.links import MEAN, NONE, SCORE, SUM, VIB, Link, count_terms, counted_rows, pack, unpack
-from .checks import as_gaussian, check_sides, choose
+from .checks import (
+    as_flag,
+    as_gaussian,
+    as_number,
+    as_sequence,
+    as_whole,
+    check_sides,
+    check_tensor,
+    choose,
+    wrong,
+)
 from .gaussian import Gaussian, widen
 from .ops import wants_grad
 from .ops.matched import MatchedCall, MatchedRows
@@ -91,9 +101,9 @@ def inclusion_loss(
     Alone, this loss pushes the means of x and y apart (H grows with their distance): add a contrastive loss, detach the means, or
     use the convention "prolip".
     """
-    return hierarchical_inclusion_loss(
-        [x, y], scale=scale, convention=convention, reduce_dims=reduce_dims, backend=backend
-    )
+    x, y = as_gaussian("x", x, True), as_gaussian("y", y, True)
+    check_sides(("x", "y"), x, y, matched=True)
+    return _chain_loss([x, y], Inclusion([0, 1], scale, convention, reduce_dims), backend)
 
 
 def hierarchical_inclusion_loss(
@@ -113,12 +123,14 @@ def hierarchical_inclusion_loss(
 
     Source: ProLAP (arXiv 2510.18423), hierarchical inclusion loss.
     """
-    if len(levels) < 2:
-        raise ValueError(f"levels must hold at least two Gaussians, got {len(levels)}")
-    chain = _check_levels(levels, matched=True)
-    term = Inclusion(range(len(chain)), scale, convention, reduce_dims, link_valid)
-    links = _inclusion_links(term, 0, _rows(chain), prefix="", flags_name="link_valid")
-    return _means(chain, links, [] if link_valid is None else [link_valid], False, backend)[0][0]
+    chain = _check_levels(levels, 2, "a list of at least two Gaussians", matched=True)
+    return _chain_loss(chain, Inclusion(range(len(chain)), scale, convention, reduce_dims, link_valid), backend)
+
+
+def _chain_loss(chain: Sequence[Gaussian], term: Inclusion, backend: str | None) -> Tensor:
+    """The loss of one chain of checked levels."""
+    links = _inclusion_links(term, 0, chain, prefix="", flags_name="link_valid")
+    return _means(chain, links, [] if term.valid is None else [term.valid], False, backend)[0][0]
 
 
 def vib_loss(z: Gaussian, *, convention: str = "exact", backend: str | None = None) -> Tensor:
@@ -172,26 +184,26 @@ def matched_losses(
 
     Source: ProLAP (arXiv 2510.18423), all its losses but the contrastive one.
     """
-    if not levels or not terms:
-        raise ValueError(f"levels and terms must not be empty, got {len(levels)} levels and {len(terms)} terms")
-    chain = _check_levels(levels, matched=False)
-    rows = _rows(chain)
+    chain = _check_levels(levels, 1, "a list of at least one Gaussian", matched=False)
+    terms = as_sequence("terms", terms, 1, "a list of at least one Inclusion or Vib")
+    as_flag("stats", stats)
     links: list[Link] = []
     flags: list[Tensor] = []
     for number, term in enumerate(terms):
         name = f"terms[{number}]"
         if isinstance(term, Vib):
-            links.append(_vib_link(term, number, len(rows), f"{name}."))
+            links.append(_vib_link(term, number, len(chain), f"{name}."))
         elif isinstance(term, Inclusion):
-            links += _inclusion_links(term, number, rows, f"{name}.", f"{name}.valid")
+            links += _inclusion_links(term, number, chain, f"{name}.", f"{name}.valid")
             flags += [] if term.valid is None else [term.valid]
         else:
-            raise TypeError(f"{name} must be an Inclusion or a Vib, got {type(term).__name__}")
+            raise wrong(name, "an Inclusion or a Vib", term)
     losses, saturated = _means(chain, links, flags, stats, backend)
     return (losses, saturated) if stats else losses
 
 
-def _check_levels(levels: Sequence[Gaussian], matched: bool) -> list[Gaussian]:
+def _check_levels(levels: Sequence[Gaussian], least: int, wanted: str, matched: bool) -> list[Gaussian]:
+    levels = as_sequence("levels", levels, least, wanted)
     checked = [as_gaussian(f"levels[{k}]", z, True) for k, z in enumerate(levels)]
     for k, z in enumerate(checked[1:], 1):
         check_sides(("levels[0]", f"levels[{k}]"), checked[0], z, matched)
@@ -209,34 +221,38 @@ def _vib_link(term: Vib, number: int, levels: int, prefix: str) -> Link:
     return Link(VIB, level, level, number, share, 0.0, 0.0, moves_mean=True, flagged=False)
 
 
-def _inclusion_links(term: Inclusion, number: int, rows: Sequence[int], prefix: str, flags_name: str) -> list[Link]:
-    """The checked links of a chain; rows: of all levels; prefix, flags_name: its fields' names in errors."""
+def _inclusion_links(
+    term: Inclusion, number: int, levels: Sequence[Gaussian], prefix: str, flags_name: str
+) -> list[Link]:
+    """The checked links of a chain among the levels; prefix, flags_name: its fields' names in errors."""
     kappa, rho = choose(f"{prefix}convention", term.convention, CONVENTIONS)
     kind = choose(f"{prefix}reduce_dims", term.reduce_dims, REDUCE_DIMS)
-    if not isinstance(term.scale, (int, float)):
-        raise TypeError(
-            f"{prefix}scale must be a float, got {type(term.scale).__name__}: it is a constant, not learned"
-        )
-    chain = [_check_level(f"{prefix}levels[{k}]", level, len(rows)) for k, level in enumerate(term.levels)]
+    scale = as_number(f"{prefix}scale", term.scale, 0.0, "a constant number of at least 0")
+    moves_mean = not as_flag(f"{prefix}detach_mean", term.detach_mean)
+    numbers = as_sequence(f"{prefix}levels", term.levels, 2, "a list of at least two indices of levels")
+    chain = [_check_level(f"{prefix}levels[{k}]", level, len(levels)) for k, level in enumerate(numbers)]
     ends = list(zip(chain, chain[1:], strict=False))
-    if not ends or any(inner == outer for inner, outer in ends):
-        raise ValueError(f"{prefix}levels must be two or more indices, each unlike the next, got {term.levels}")
+    if any(inner == outer for inner, outer in ends):
+        raise ValueError(f"{prefix}levels must be indices, each unlike the next, got {chain}")
     if term.valid is not None:
-        _check_flags(flags_name, term.valid, [len(ends), max(min(rows[x], rows[y]) for x, y in ends)])
-    coefficients = float(term.scale), kappa, rho, not term.detach_mean, term.valid is not None
+        rows = _rows(levels)
+        shape = [len(ends), max(min(rows[x], rows[y]) for x, y in ends)]
+        _check_flags(flags_name, term.valid, shape)
+    coefficients = scale, kappa, rho, moves_mean, term.valid is not None
     return [Link(kind, inner, outer, number, *coefficients) for inner, outer in ends]
 
 
 def _check_level(name: str, level: int, levels: int) -> int:
-    if not isinstance(level, int) or not 0 <= level < levels:
-        raise ValueError(f"{name} must be the index of a level, 0 to {levels - 1}, got {level!r}")
-    return level
+    return as_whole(name, level, 0, levels - 1, f"the index of a level, 0 to {levels - 1}")
 
 
 def _check_flags(name: str, valid: Tensor, shape: list[int]) -> None:
-    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or list(valid.shape) != shape:
-        got = f"{valid.dtype} {list(valid.shape)}" if isinstance(valid, Tensor) else type(valid).__name__
-        raise ValueError(f"{name} must be a bool tensor of shape {shape}, got {got}")
+    wanted = f"a bool tensor of shape {shape}"
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+        raise wrong(name, wanted, valid)
+    check_tensor(name, valid)
+    if list(valid.shape) != shape:
+        raise wrong(name, wanted, valid, ValueError)
 
 
 def _means(

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from .backends.blocks import block_shape, cdiv, ranges
-from .checks import as_gaussian, check_sides
+from .checks import as_callable, as_flag, as_gaussian, as_whole, check_sides, choose
 from .gaussian import Gaussian, widen
 from .matrix import pairwise_score
 from .ops.pairs import factors
-from .scores import Score, find_score
+from .scores import SCORES, Score, find_score
 
 WORKSPACE = {"cpu": 64 << 20, "cuda": 256 << 20}
 """Bytes that a block may take, beside what `pairwise_score` holds while it sums over dimensions."""
+MOST = 1 << 62
+"""Bytes beyond which no workspace can be meant."""
 CELL, EDGE = 2, 8
 """Numbers that live at once for each score of a block, and for each dimension of each of its rows and columns."""
 KEPT = 160
@@ -52,6 +54,8 @@ def score_blocks(
     Errors: ValueError or TypeError naming the argument, at the call.
     """
     score, x, y = _checked(x, y, score, score_options, precise)
+    if select is not None:
+        as_callable("select", select)
     n, (m, d) = len(x.mean), y.mean.shape
     size = 8 if precise or x.mean.dtype == torch.float64 else 4
     shape = block_shape(n, m, _bytes(x, workspace) // size, live=CELL, beside=EDGE * d)
@@ -63,17 +67,20 @@ def _checked(
     y: Gaussian | Tensor,
     score: str | Score,
     score_options: dict[str, str],
-    any_dtype: bool = False,
+    precise: bool = False,
 ) -> tuple[Score, Gaussian, Gaussian]:
+    as_flag("precise", precise)
     score = find_score(score, **score_options)
     x, y = as_gaussian("x", x, score.uses_logvar), as_gaussian("y", y, score.uses_logvar)
     no_rows = y.rows(slice(0))
-    check_sides(("x", "y"), x, no_rows._replace(mean=no_rows.mean.to(x.mean.dtype)) if any_dtype else no_rows)
+    check_sides(("x", "y"), x, no_rows._replace(mean=no_rows.mean.to(x.mean.dtype)) if precise else no_rows)
     return score, x.detach(), y.detach()
 
 
 def _bytes(x: Gaussian, workspace: int | None) -> int:
-    return WORKSPACE.get(x.mean.device.type, WORKSPACE["cuda"]) if workspace is None else workspace
+    if workspace is None:
+        return WORKSPACE.get(x.mean.device.type, WORKSPACE["cuda"])
+    return as_whole("workspace", workspace, 1, MOST, "None or a whole number of bytes, at least 1")
 
 
 def _blocks(
@@ -152,12 +159,11 @@ def pairwise_topk(
     """
     score, x, y = _checked(x, y, score, score_options, precise)
     n, m = len(x.mean), len(y.mean)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= m:
-        raise ValueError(f"k must be a whole number from 1 to y's {m} rows, got {k!r}")
+    k = as_whole("k", k, 1, m, f"a whole number from 1 to y's {m} rows")
     dtype = torch.float64 if x.mean.dtype == torch.float64 and not precise else torch.float32
     values = torch.empty(n, k, dtype=dtype, device=x.mean.device)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.mean.device)
-    half = _bytes(x, workspace) // 2
+    half = max(_bytes(x, workspace) // 2, 1)
     for strip in ranges(n, max(1, half // (KEPT * k))):
         best: tuple[Tensor, Tensor] | None = None
         for rows, columns, block in score_blocks(x.rows(strip), y, score=score, precise=precise, workspace=half):
@@ -200,7 +206,7 @@ def pairwise_rerank(
     y: Gaussian | Tensor,
     k: int,
     *,
-    shortlist: str = "csd",
+    shortlist: str | Score = "csd",
     score: str | Score = "inclusion",
     workspace: int | None = None,
     **score_options: str,
@@ -216,6 +222,8 @@ def pairwise_rerank(
     computed in float64 by its plain formula, N k D elements in parts of `workspace` bytes, and rounded to float32 unless x is
     float64. Values carry no gradient. NaN comes first. Memory and errors as for `pairwise_topk`.
     """
+    if not isinstance(shortlist, Score):
+        choose("shortlist", shortlist, SCORES)
     score, x, y = _checked(x, y, score, score_options)
     _, columns = pairwise_topk(x, y, k, score=shortlist, workspace=workspace)
     values = _matched(score, x, y, columns, _bytes(x, workspace))

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..checks import FLOATS, INTEGERS, as_number, check_sides, check_tensor, choose, wrong
+from ..checks import as_gaussian as as_checked
 from ..gaussian import Gaussian
 from ..losses import pairwise_loss
 from ..matched import vib_loss
@@ -17,8 +19,15 @@ Features = Mapping[str, Tensor]
 """{"mean": [N, D], "std": [N, D]}; "std" holds log-variances, in the public code of PCME++ and of ProLIP."""
 
 
-def as_gaussian(features: Features) -> Gaussian:
-    return Gaussian(features["mean"], features["std"])
+def as_gaussian(argument: str, features: Features) -> Gaussian:
+    """The features as a checked Gaussian."""
+    if not isinstance(features, Mapping) or not {"mean", "std"} <= features.keys():
+        raise wrong(argument, 'a dict with "mean" and "std"', features)
+    return as_checked(argument, Gaussian(features["mean"], features["std"]), True)
+
+
+SCORES = {"csd": "csd_distance", "wdist": "wasserstein2"}
+"""Scores by the public code's names of their distances."""
 
 
 class ClosedFormSampledDistanceLoss(nn.Module):
@@ -40,12 +49,11 @@ class ClosedFormSampledDistanceLoss(nn.Module):
         **kwargs: object,
     ) -> None:
         super().__init__()
-        if prob_distance not in ("csd", "wdist"):
-            raise ValueError(f"prob_distance must be 'csd' or 'wdist', got {prob_distance!r}")
-        self.shift = nn.Parameter(init_shift * torch.ones(1))
-        self.negative_scale = nn.Parameter(init_negative_scale * torch.ones(1))
-        self.vib_beta, self.smoothness_alpha, self.prob_distance = vib_beta, smoothness_alpha, prob_distance
-        self.score = "csd_distance" if prob_distance == "csd" else "wasserstein2"
+        self.shift = nn.Parameter(as_number("init_shift", init_shift) * torch.ones(1))
+        self.negative_scale = nn.Parameter(as_number("init_negative_scale", init_negative_scale) * torch.ones(1))
+        self.vib_beta = as_number("vib_beta", vib_beta)
+        self.smoothness_alpha = as_number("smoothness_alpha", smoothness_alpha)
+        self.prob_distance, self.score = prob_distance, choose("prob_distance", prob_distance, SCORES)
 
     def max_violation_on(self) -> None:
         """The public trainer calls it for every loss; this one has no max violation."""
@@ -68,7 +76,10 @@ class ClosedFormSampledDistanceLoss(nn.Module):
     def forward(
         self, img_emb: Features, cap_emb: Features, matched: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor | int]]:
-        x, y = as_gaussian(img_emb), as_gaussian(cap_emb)
+        x, y = as_gaussian("img_emb", img_emb), as_gaussian("cap_emb", cap_emb)
+        check_sides(("img_emb", "cap_emb"), x, y)
+        if matched is not None:
+            _check_targets(matched, [len(x.mean), len(y.mean)])
         logit = None
         if matched is not None or self.smoothness_alpha:
             logit = self.negative_scale * pairwise_score(x, y, score=self.score) + self.shift
@@ -88,6 +99,15 @@ class ClosedFormSampledDistanceLoss(nn.Module):
             loss = loss + self.smoothness_alpha * smooth
             parts["loss/n_pseudo_gts"] = n + m
         return loss, {"loss/loss": loss, **parts}
+
+
+def _check_targets(matched: Tensor, shape: list[int]) -> None:
+    wanted = f"a real tensor of shape {shape}"
+    check_tensor("matched", matched)
+    if matched.dtype not in (*FLOATS, *INTEGERS, torch.bool):
+        raise wrong("matched", wanted, matched)
+    if list(matched.shape) != shape:
+        raise wrong("matched", wanted, matched, ValueError)
 
 
 def _pseudo_positives(label: Tensor, logit: Tensor) -> tuple[Tensor, int]:

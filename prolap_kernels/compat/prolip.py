@@ -7,10 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ..checks import as_flag, as_number, as_scalar, as_whole, check_sides
 from ..gaussian import Gaussian
 from ..losses import pairwise_loss, ppcl_loss
 from ..matched import inclusion_loss, vib_loss
 from .pcmepp import Features, as_gaussian
+
+SHORT = {"image": "img", "text": "txt"}
+NOT_NEGATIVE = "a number of at least 0"
 
 
 class ProLIPLoss(nn.Module):
@@ -40,13 +44,19 @@ class ProLIPLoss(nn.Module):
         vib_beta: float = 0.00001,
     ) -> None:
         super().__init__()
-        if world_size > 1 or use_horovod:
-            raise NotImplementedError(f"world_size must be 1, without horovod, in this version, got {world_size}")
-        self.cache_labels, self.rank, self.world_size = cache_labels, rank, world_size
-        self.bidir, self.use_horovod = bidir, use_horovod
-        self.ppcl_lambda, self.siglip_lambda, self.vib_beta = ppcl_lambda, siglip_lambda, vib_beta
-        self.inclusion_alpha, self.inclusion_alpha_occ = inclusion_alpha, inclusion_alpha_occ
-        self.inclusion_loss_eps, self.inclusion_loss_scale = inclusion_loss_eps, inclusion_loss_scale
+        self.rank = as_whole("rank", rank, 0, 0, "0 in this version")
+        self.world_size = as_whole("world_size", world_size, 1, 1, "1 in this version")
+        self.cache_labels, self.bidir = as_flag("cache_labels", cache_labels), as_flag("bidir", bidir)
+        self.use_horovod = as_flag("use_horovod", use_horovod)
+        if use_horovod:
+            raise ValueError("use_horovod must be False in this version, got True")
+        self.ppcl_lambda = as_number("ppcl_lambda", ppcl_lambda)
+        self.siglip_lambda = as_number("siglip_lambda", siglip_lambda)
+        self.inclusion_alpha = as_number("inclusion_alpha", inclusion_alpha)
+        self.inclusion_alpha_occ = as_number("inclusion_alpha_occ", inclusion_alpha_occ)
+        self.inclusion_loss_eps = as_number("inclusion_loss_eps", inclusion_loss_eps)
+        self.inclusion_loss_scale = as_number("inclusion_loss_scale", inclusion_loss_scale, 0.0, NOT_NEGATIVE)
+        self.vib_beta = as_number("vib_beta", vib_beta)
 
     def _inclusion(self, x: Gaussian, y: Gaussian) -> Tensor:
         # rho multiplies (mx - my)^2 alone, so another rho is another unit of the means
@@ -66,22 +76,29 @@ class ProLIPLoss(nn.Module):
         masked_text_features: Features | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        x, y = as_gaussian(image_features), as_gaussian(text_features)
+        x, y = as_gaussian("image_features", image_features), as_gaussian("text_features", text_features)
+        check_sides(("image_features", "text_features"), x, y, matched=True)
+        as_flag("output_dict", output_dict)
         parts = {}
         if self.siglip_lambda > 0:
             if negative_scale is None:
                 raise ValueError("negative_scale must be given where siglip_lambda is above 0, got None")
-            siglip = pairwise_loss(x, y, score="dot", scale=negative_scale, bias=0.0 if shift is None else shift)
+            siglip_scale = as_scalar("negative_scale", negative_scale, x.mean)
+            siglip_bias = as_scalar("shift", 0.0 if shift is None else shift, x.mean)
+            siglip = pairwise_loss(x, y, score="dot", scale=siglip_scale, bias=siglip_bias)
             parts["siglip"] = self.siglip_lambda * siglip
-        scale, bias = 1.0 if logit_scale is None else logit_scale, 0.0 if logit_bias is None else logit_bias
+        scale = as_scalar("logit_scale", 1.0 if logit_scale is None else logit_scale, x.mean)
+        bias = as_scalar("logit_bias", 0.0 if logit_bias is None else logit_bias, x.mean)
         parts["ppcl"] = self.ppcl_lambda * ppcl_loss(x, y, scale, bias)
-        if masked_image_features is not None:
-            if masked_text_features is None:
-                raise ValueError("masked_text_features must be given where masked_image_features is, got None")
-            for name, z, features in (("img", x, masked_image_features), ("txt", y, masked_text_features)):
-                masked = as_gaussian(features)
-                loss = self._inclusion(z.rows(slice(len(masked_image_features["mean"]))), masked)
-                parts[f"{name}_inclusion"] = self.inclusion_alpha_occ * loss
+        if (masked_image_features is None) != (masked_text_features is None):
+            missing = "masked_image_features" if masked_image_features is None else "masked_text_features"
+            raise ValueError(f"{missing} must be given where the other modality's are, got None")
+        if masked_image_features is not None and masked_text_features is not None:
+            for name, z, features in (("image", x, masked_image_features), ("text", y, masked_text_features)):
+                masked = as_gaussian(f"masked_{name}_features", features)
+                part = z.rows(slice(len(masked.mean)))
+                check_sides((f"{name}_features", f"masked_{name}_features"), part, masked, matched=True)
+                parts[f"{SHORT[name]}_inclusion"] = self.inclusion_alpha_occ * self._inclusion(part, masked)
         if self.inclusion_alpha > 0:
             parts["inclusion"] = self.inclusion_alpha * self._inclusion(x, y)
         if self.vib_beta > 0:

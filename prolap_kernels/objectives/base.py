@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import register
+from ..checks import as_callable, check_name, register
 
 Side = tuple[Tensor, ...]
 """A normaliser's numbers for each row of a block, broadcast as [h, 1], or for each column, as [1, w]."""
@@ -51,6 +51,11 @@ class Objective:
     averages: bool = False
     launchers: dict[str, Callable[..., None]] = field(default_factory=dict, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        check_name("objective.name", self.name)
+        for part in ("dense", "dense_gradient", "pair", "pair_gradient"):
+            as_callable(f"objective.{part}", getattr(self, part))
+
 
 OBJECTIVES: dict[str, Objective] = {}
 """What `objective=` may name."""
@@ -71,6 +76,9 @@ def pointwise_objective(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> 
 
     Such an objective of your own needs no more than this formula; gradients are derived from it.
     """
+
+    check_name("name", name)
+    as_callable("loss", loss)
 
     def both(logit: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         value, pull, *_ = torch.func.vjp(lambda t: loss(t, positive), logit)

@@ -31,6 +31,8 @@ def find_score(score: str | Score, **options: str) -> Score:
         if options:
             raise TypeError(f"score {score.name!r} takes no option {sorted(options)[0]!r}: it is an object of your own")
         return named_entry(score, NAMED)
+    if not isinstance(score, str):
+        choose("score", score, SCORES)
     convention = options.pop("convention", "exact")
     if options:
         raise TypeError(

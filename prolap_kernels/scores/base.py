@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import register
+from ..checks import as_callable, check_name, register
 from ..gaussian import Gaussian
 
 Parts = tuple[Tensor, ...]
@@ -71,6 +71,8 @@ class Score:
     uses_logvar: bool = True
 
     def __post_init__(self) -> None:
+        check_name("score.name", self.name)
+        as_callable("score.formula", self.formula)
         if self.factor_x is None and self.elementwise is None:
             object.__setattr__(self, "elementwise", derived(self.formula))
 

@@ -147,5 +147,5 @@ def test_given_targets_are_the_default_ones() -> None:
 
 
 def test_several_ranks_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="world_size must be 1"):
+    with pytest.raises(ValueError, match="world_size must be 1"):
         ProLIPLoss(world_size=2)

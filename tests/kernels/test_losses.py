@@ -273,7 +273,7 @@ def test_permuting_rows_permutes_gradients(n: int, m: int, seed: int, objective:
 
 def test_errors_of_the_mask_repulsive_loss_name_its_own_arguments() -> None:
     masked, others = (Gaussian(torch.zeros(n, 8), torch.zeros(n, 8)) for n in (4, 5))
-    with pytest.raises(ValueError, match=r"masked_id must have shape \[4\], got \[5\]"):
+    with pytest.raises(ValueError, match=r"masked_id must be of shape \[4\], got \[5\]"):
         mask_repulsive_loss(masked, others, 1.0, 0.0, masked_id=torch.arange(5), other_id=torch.arange(5))
     with pytest.raises(ValueError, match="others must have masked's 8 dimensions, got 7"):
         mask_repulsive_loss(masked, Gaussian(torch.zeros(5, 7), torch.zeros(5, 7)), 1.0, 0.0)

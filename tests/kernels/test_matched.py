@@ -176,17 +176,23 @@ def test_a_wider_y_farther_away_has_the_larger_h() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, y: inclusion_loss(x, y.rows(slice(0, 2))), r"levels\[1\] must have levels\[0\]'s 3 rows .*got 2"),
-        (lambda x, y: inclusion_score(x.mean, y), r"x must be a Gaussian\(mean, logvar\) for this score, got a Tensor"),
-        (lambda x, y: hierarchical_inclusion_loss([x]), "levels must hold at least two Gaussians, got 1"),
+        (lambda x, y: inclusion_loss(x, y.rows(slice(0, 2))), "y must have x's 3 rows .*got 2"),
+        (
+            lambda x, y: inclusion_score(x.mean, y),
+            r"x must be a Gaussian\(mean, logvar\), because variances are used, got a torch.float64 tensor",
+        ),
+        (lambda x, y: hierarchical_inclusion_loss([x]), "levels must be a list of at least two Gaussians, got 1"),
         (
             lambda x, y: inclusion_loss(x, y, reduce_dims="max"),
             "reduce_dims must be one of 'sum', 'mean', 'none', got 'max'",
         ),
-        (lambda x, y: inclusion_loss(x, y, scale=torch.tensor(1.0)), "scale must be a float, got Tensor"),
+        (
+            lambda x, y: inclusion_loss(x, y, scale=torch.tensor(1.0)),
+            r"scale must be a constant number of at least 0, got a torch.float32 tensor of shape \[\]",
+        ),
         (
             lambda x, y: hierarchical_inclusion_loss([x, y], link_valid=torch.ones(3, 1, dtype=torch.bool)),
-            r"link_valid must be a bool tensor of shape \[1, 3\], got torch.bool \[3, 1\]",
+            r"link_valid must be a bool tensor of shape \[1, 3\], got a torch.bool tensor of shape \[3, 1\]",
         ),
     ],
 )

@@ -63,12 +63,11 @@ def test_shapes_do_not_compile_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("score", **names)
-def test_empty_sides_and_no_dimensions(score: Score) -> None:
-    for n, m, d in ((0, 3, 4), (3, 0, 4), (3, 2, 0)):
-        x, y = (Gaussian(*(t.requires_grad_() for t in draw(k, d, k))) for k in (n, m))
+def test_empty_sides(score: Score) -> None:
+    for n, m in ((0, 3), (3, 0)):
+        x, y = (Gaussian(*(t.requires_grad_() for t in draw(k, 4, k))) for k in (n, m))
         found = matrix(score, x, y, "chunked")
         assert found.shape == (n, m)
-        assert (found == 0).all()
         assert all(g.shape == t.shape for g, t in zip(gradients(found, found, x, y), [*x, *y], strict=True))
 
 
@@ -137,9 +136,13 @@ def test_blocks_and_eager_pieces_change_no_value(score: Score, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.zeros(3, 4)}, TypeError, r"x must be a Gaussian\(mean, logvar\) for this score, got a Tensor"),
+        (
+            {"x": torch.zeros(3, 4)},
+            TypeError,
+            r"x must be a Gaussian\(mean, logvar\), because variances are used, got a torch.float32 tensor",
+        ),
         ({"y": Gaussian(torch.zeros(3, 5), torch.zeros(3, 5))}, ValueError, "y must have x's 4 dimensions, got 5"),
-        ({"y": Gaussian(torch.zeros(3, 4), torch.zeros(3, 1))}, ValueError, r"y.logvar must have the shape of mean"),
+        ({"y": Gaussian(torch.zeros(3, 4), torch.zeros(3, 1))}, ValueError, r"y.logvar must be of mean's shape"),
         ({"y": Gaussian(torch.zeros(3, 4).double(), torch.zeros(3, 4))}, TypeError, "y.mean must have x.mean's dtype"),
         ({"score": "inclusoin"}, ValueError, "did you mean 'inclusion'"),
         ({"score": "kl", "convention": "prolip"}, (TypeError, ValueError), "convention"),

@@ -226,18 +226,24 @@ def test_a_step_takes_five_launches_forward_and_two_back(monkeypatch: pytest.Mon
     ("terms", "message"),
     [
         ([Inclusion((0, 9))], r"terms\[0\].levels\[1\] must be the index of a level, 0 to 4, got 9"),
-        ([Inclusion((0,))], r"terms\[0\].levels must be two or more indices"),
+        ([Inclusion((0,))], r"terms\[0\].levels must be a list of at least two indices of levels, got 1"),
         (
             [Inclusion((0, 1)), Inclusion((2, 2))],
-            r"terms\[1\].levels must be two or more indices, each unlike the next",
+            r"terms\[1\].levels must be indices, each unlike the next, got \[2, 2\]",
         ),
         ([Vib(-1)], r"terms\[0\].level must be the index of a level, 0 to 4, got -1"),
         ([Vib(0, "prolib")], r"terms\[0\].convention must be .*did you mean 'prolip'"),
         ([Inclusion((0, 1), reduce_dims="max")], r"terms\[0\].reduce_dims must be one of 'sum'"),  # type: ignore[arg-type]
-        ([Inclusion((0, 1), torch.ones(()))], r"terms\[0\].scale must be a float, got Tensor"),  # type: ignore[arg-type]
-        ([Inclusion((0, 1), valid=VALID)], r"terms\[0\].valid must be a bool tensor of shape \[1, 3\], got torch.bool"),
+        (
+            [Inclusion((0, 1), torch.ones(()))],
+            r"terms\[0\].scale must be a constant number of at least 0, got a torch.float32",
+        ),  # type: ignore[arg-type]
+        (
+            [Inclusion((0, 1), valid=VALID)],
+            r"terms\[0\].valid must be a bool tensor of shape \[1, 3\], got a torch.bool",
+        ),
         ([(0, 1)], r"terms\[0\] must be an Inclusion or a Vib, got tuple"),
-        ([], "levels and terms must not be empty, got 5 levels and 0 terms"),
+        ([], "terms must be a list of at least one Inclusion or Vib, got 0"),
     ],
 )
 def test_bad_input_is_named(terms: Any, message: str) -> None:
