@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ except ImportError:  # Windows: unfinished files stay
 log = logging.getLogger(__name__)
 FORMAT = 2  # of the files of log-mels: raise it when they change
 DIGEST = 16  # bytes of a checksum
+LONGEST = 3600.0  # seconds of a sound whose log-mel is kept
 SETTLED = 60.0  # seconds
 
 
@@ -117,10 +119,16 @@ def load_arrays(
 
 def stamp(source: audio.Source) -> tuple[object, ...]:
     """What changes when the sound does: absolute path, size, time of the last change; of a member, its place too."""
-    path = source.archive if isinstance(source, Member) else Path(source)
-    status = path.stat()
+    path = source.archive if isinstance(source, Member) else source
+    status = os.stat(path)
     part = (source.offset, source.size) if isinstance(source, Member) else ()
-    return (str(path.resolve()), status.st_size, status.st_mtime_ns, *part)
+    folder, name = os.path.split(path)
+    return (_absolute(folder), name, status.st_size, status.st_mtime_ns, *part)
+
+
+@functools.lru_cache(maxsize=1024)
+def _absolute(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 class LogMelCache:
@@ -128,11 +136,13 @@ class LogMelCache:
 
     Kept as float16, half the disk of float32: off by at most 1/2048 of the value, so by 0.004 at 8 standard deviations and
     by 0.03 dB at -64 dB. AudioCaps takes 176 kB a clip at 64 mels and 138 frames a second, so 9 GB in all. Files carry a
-    checksum of all their bytes; a damaged one is made again. Several processes may share a folder.
+    checksum of all their bytes; a damaged one is made again. Several processes may share a folder. Of a sound longer than
+    `LONGEST` only its beginning is kept, or as much as the options hear.
     """
 
     def __init__(self, config: DataConfig) -> None:
-        recipe = (config.features, config.sample_rate, config.mels, config.window, config.hop)
+        self.seconds = max(LONGEST, config.seconds, config.eval_seconds or 0.0)
+        recipe = (config.features, config.sample_rate, config.mels, config.window, config.hop, self.seconds)
         name = key(format=FORMAT, version=features.VERSION, recipe=recipe)
         self.folder = folder(config.cache) / f"logmels-{name}"
         self.mels = config.mels
@@ -143,7 +153,7 @@ class LogMelCache:
         return self.folder / name[:2] / f"{name}.npz"
 
     def get(self, source: audio.Source, make: Callable[[], Tensor]) -> Tensor:
-        """The log-mel [frames, mels] float32 of the whole sound; `make` computes it if it is not there."""
+        """The log-mel [frames, mels] float16 of the first `seconds` of a sound; `make` computes it if it is not there."""
         path = self.path(source)
         arrays = load_arrays(path, self._is_log_mel, "the cached log-mel")
         if arrays is not None:
@@ -152,7 +162,7 @@ class LogMelCache:
             mel = make().numpy().astype(np.float16)
             save_arrays(path, mel=mel)
         # rounded whether it was just made or read, so that a resumed run sees the same
-        return torch.from_numpy(mel.astype(np.float32))
+        return torch.from_numpy(mel)
 
     def _is_log_mel(self, arrays: dict[str, np.ndarray]) -> bool:
         mel = arrays["mel"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -140,6 +141,24 @@ FEATURES: dict[str, Callable[[DataConfig], Features]] = {
     "msclap": partial(DecibelMel, name="msclap", sample_rate=44_100, hop=320, bank_rate=32_000, seconds=7),
     "clap": partial(DecibelMel, name="clap", sample_rate=48_000, hop=480, bank_rate=48_000, seconds=10),
 }
+
+
+def streamed(recipe: Features, waveforms: Iterable[Tensor]) -> Tensor:
+    """The log-mel [frames, mels] of the waveforms one after the other, as of one, with memory for two of them.
+
+    Frames that would hear the edge of a waveform are computed with its neighbour; of one waveform it is the recipe itself.
+    """
+    edge = math.ceil(recipe.window / 2 / recipe.hop) + 1  # frames
+    mels, first = list[Tensor](), 0
+    waveforms = iter(waveforms)
+    sound = next(waveforms)
+    for following in waveforms:
+        last = len(sound) // recipe.hop - edge
+        if last > first:
+            mels.append(recipe(sound)[first:last])
+            sound, first = sound[(last - edge) * recipe.hop :], edge
+        sound = torch.cat([sound, following])
+    return torch.cat([*mels, recipe(sound)[first:]])
 
 
 def make_features(config: DataConfig) -> Features:

@@ -14,7 +14,8 @@ import numpy as np
 
 from prolap.config import BaseConfig
 from prolap.data import audio
-from prolap.data.files.entries import NO_FILE, Row, entry
+from prolap.data.audio import NO_FILE
+from prolap.data.files.entries import Row, entry
 from prolap.data.files.overlap import Common, Sound, common, duplicates
 from prolap.utils.progress import Progress, reporter
 
@@ -96,17 +97,13 @@ def _counted(values: Iterable[int]) -> dict[str, int]:
 def listen(source: audio.Source) -> Heard:
     """Decode a sound to its end.
 
-    Errors: AudioError if that fails, samples are not finite, or fewer come than the header says.
+    Errors: AudioError if that fails, samples are not finite, fewer come than the file promises, or parts are missing.
     """
     header = audio.info(source)
     samples, peak, full = 0, 0.0, 0
-    for piece in audio.blocks(source):
-        if not np.isfinite(piece).all():
-            raise audio.AudioError(f"{source}: holds samples that are not finite")
+    for piece in audio.decoded(source):
         level = np.abs(piece)
         samples, peak, full = samples + len(piece), max(peak, float(level.max())), full + int((level >= FULL).sum())
-    if samples < header.samples:
-        raise audio.AudioError(f"{source}: ends after {samples} of {header.samples} samples")
     share = full / max(1, samples * header.channels)
     return Heard(samples / header.sample_rate, header.sample_rate, header.channels, peak, share)
 

@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prolap.data import audio
+from prolap.data.audio import NO_FILE
 from prolap.data.batch import LEVELS
 from prolap.utils.files import write_text
 from prolap.utils.progress import Progress, reporter
 
 THREADS = 8  # opening a file is mostly waiting for the disk
+SLICE = 64  # rows that a thread takes at once
+SHORTEST = 0.01  # seconds that are read of every file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A clip as its data set describes it, not yet checked."""
 
@@ -33,7 +36,7 @@ class Row:
     """Why the row cannot be used, if that is known already."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A usable row."""
 
@@ -44,7 +47,7 @@ class Entry:
     video: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """A row that cannot be used."""
 
@@ -77,9 +80,6 @@ class Report:
         return "\n".join([text, *shown, *more])
 
 
-NO_FILE = "no such file"
-
-
 def entry(row: Row, shortest: float) -> Entry | str:
     """The usable row, or why it is not; the header and the first `shortest` seconds of the sound are read."""
     if row.error:
@@ -95,13 +95,11 @@ def entry(row: Row, shortest: float) -> Entry | str:
     if row.source is None:
         return NO_FILE
     try:
-        header = audio.info(row.source)
-        if header.samples <= 0:
+        header, held = audio.probe(row.source, max(shortest, SHORTEST))  # a header alone may promise too much
+        if header.samples <= 0 or not held:
             return "no samples"
         if header.seconds < shortest:
             return f"{header.seconds:.3f} s long, shorter than data.min_seconds = {shortest:g}"
-        # a header alone may promise too much
-        held = audio.read(row.source, header.sample_rate, seconds=max(shortest, 0.01)).numel()
         if held + 1 < shortest * header.sample_rate:
             return f"ends after {held} samples, before data.min_seconds = {shortest:g}"
     except audio.AudioError as problem:
@@ -119,15 +117,17 @@ def check_rows(
     """
     entries: list[Entry] = []
     skipped: list[Skipped] = []
+    slices = [rows[first : first + SLICE] for first in range(0, len(rows), SLICE)]
     with reporter(progress) as show_progress, ThreadPoolExecutor(THREADS) as pool:
-        results = pool.map(lambda row: entry(row, shortest), rows)
-        for number, (row, result) in enumerate(zip(rows, results, strict=True), 1):
-            if isinstance(result, Entry):
-                entries.append(result)
-            else:
-                skipped.append(Skipped(number, row.sound, result))
-            if number % 100 == 0 or number == len(rows):
-                show_progress(f"checking {Path(name).name}", number, len(rows))
+        number = 0
+        for results in pool.map(lambda part: [entry(row, shortest) for row in part], slices):
+            for result in results:
+                number += 1
+                if isinstance(result, Entry):
+                    entries.append(result)
+                else:
+                    skipped.append(Skipped(number, rows[number - 1].sound, result))
+            show_progress(f"checking {Path(name).name}", number, len(rows))
     report = Report(name, len(entries), tuple(skipped), sum(skip.reason == NO_FILE for skip in skipped))
     if not entries:
         raise ValueError(f"no row is usable; {report}")

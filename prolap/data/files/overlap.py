@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -119,13 +121,14 @@ class _Contents:
 
 
 def _size(source: audio.Source) -> int | None:
-    """Bytes; None if the file is not there."""
+    """Bytes; None if it is no file."""
     if isinstance(source, Member):
         return source.size
     try:
-        return Path(source).stat().st_size
-    except OSError:
+        status = os.stat(source)
+    except (OSError, ValueError):  # ValueError: a null character in the name
         return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 class Digests:

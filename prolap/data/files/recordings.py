@@ -16,7 +16,7 @@ from prolap.data import audio, cache
 from prolap.data.augment import Augment
 from prolap.data.batch import padded
 from prolap.data.dataset import Caption
-from prolap.data.features import make_features
+from prolap.data.features import make_features, streamed
 from prolap.data.files.entries import Row, check_rows
 from prolap.utils.progress import Progress
 from prolap.utils.seeding import numpy_generator
@@ -120,16 +120,18 @@ class RecordingData:
         return self.augment.mel(mel, epoch or 0, i) if training and self.augment.mels else mel
 
     def _crop_of_kept(self, i: int, epoch: int | None) -> Tensor:
-        """The same of the log-mel of the whole file; the frames at the edges of a crop have heard what lies beyond."""
-        path = self.entries[i].path
+        """The same of the log-mel of the file; the frames at the edges of a crop have heard what lies beyond."""
+        path, rate = self.entries[i].path, self.config.sample_rate
+        assert self._kept is not None
+        longest = self._kept.seconds
         try:
-            mel = self._kept.get(path, lambda: self.log_mel(audio.read(path, self.config.sample_rate)))  # type: ignore[union-attr]
+            mel = self._kept.get(path, lambda: streamed(self.log_mel, audio.stream(path, rate, longest)))
         except OSError as error:
             raise audio.AudioError(f"{path}: {error.strerror or error}") from error
         count = self.log_mel.frames(self._length(i, self._training(epoch)))
         first = int(self._crop_place(i, epoch) * (max(0, len(mel) - count) + 1))
         lacking = max(0, count - len(mel))  # of a file shorter than its header promised
-        return torch.nn.functional.pad(mel[first : first + count], (0, 0, 0, lacking), value=float(mel.min()))
+        return torch.nn.functional.pad(mel[first : first + count].float(), (0, 0, 0, lacking), value=float(mel.min()))
 
     def features(self, i: int) -> Tensor:
         return self._mel(i, None)

@@ -63,6 +63,8 @@ def members(archive: Path) -> Iterator[Member]:
 
     Errors: ValueError if it is compressed (nothing can be read from the middle of it), damaged, or no archive.
     """
+    if not archive.is_file():  # a pipe would wait for ever
+        raise ValueError(f"{archive} is no uncompressed tar archive (want a file)")
     try:
         with tarfile.open(archive, mode="r:") as file:
             for member in file:

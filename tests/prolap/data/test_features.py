@@ -10,7 +10,7 @@ import torch
 
 from prolap.config import DataConfig
 from prolap.config.options import ConfigError
-from prolap.data.features import FEATURES, FLOOR, MEAN, STD, LogMel, make_features
+from prolap.data.features import FEATURES, FLOOR, MEAN, STD, LogMel, make_features, streamed
 
 CONFIG = DataConfig()
 MSCLAP = DataConfig(features="msclap", sample_rate=44_100)
@@ -145,3 +145,15 @@ def test_recipes_refuse_options_that_do_not_fit() -> None:
     }
     with pytest.raises(ValueError, match="waveform"):
         make_features(MSCLAP)(torch.zeros(2, 100))
+
+
+@pytest.mark.parametrize("recipe", ["prolap", "msclap", "clap"])
+def test_a_sound_in_pieces_has_the_log_mel_of_the_whole(recipe: str) -> None:
+    options = {"prolap": {}, "msclap": {"sample_rate": 44_100}, "clap": {"sample_rate": 48_000, "hop": 480}}[recipe]
+    log_mel = make_features(DataConfig(features=recipe, **options))
+    for lengths in ([50_000], [50_000, 7, 40_001, 2_000], [3, 500, 1], [20_000, 20_000, 319]):
+        sound = torch.randn(sum(lengths), generator=torch.Generator().manual_seed(0))
+        whole, pieces = log_mel(sound), streamed(log_mel, sound.split(lengths))
+        assert pieces.shape == whole.shape
+        assert torch.allclose(pieces, whole, atol=1e-4)
+    assert torch.equal(streamed(log_mel, [sound]), whole)

@@ -117,7 +117,7 @@ def json_object(text: str | bytes) -> tuple[dict[str, Any], str]:
     """A JSON object, or an empty one and what is wrong with the text."""
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         return {}, f"no JSON ({error})"
     return (row, "") if isinstance(row, dict) else ({}, "wanted a JSON object")
 

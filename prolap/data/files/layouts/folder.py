@@ -54,6 +54,8 @@ def _row(path: Path, name: str) -> Row:
             fields = fields_of(row)
             return Row(name, path, **(fields | {"video": fields["video"] or video}), error=error)
         beside = path.with_suffix(".txt")
+        if not beside.is_file():  # missing, or a pipe that would wait for ever
+            raise FileNotFoundError
         return Row(name, path, beside.read_text(encoding="utf-8-sig").splitlines(), video=video)
     except FileNotFoundError:
         return Row(name, path, error=f"no {beside.name} or {path.with_suffix('.json').name} beside it")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ class Manifest(Layout):
                 if manifest.suffix.lower() == ".csv":
                     yield from _csv_rows(manifest, csv.DictReader(file))
                 else:
-                    yield from (_json_row(manifest, line) for line in file if line.strip())
+                    yield from (_json_row(str(manifest.parent), line) for line in file if line.strip())
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{manifest} is not a {manifest.suffix} file in UTF-8 ({error})") from error
 
@@ -55,24 +57,33 @@ def _csv_rows(path: Path, reader: csv.DictReader[str]) -> Iterator[Row]:
     columns = [name for name in names if name == "caption" or name.startswith("caption_")]
     if "audio" not in names or not columns + [name for name in names if name == "chain"]:
         raise ValueError(f"{path}: wanted columns `audio` and `caption` or `chain`, got {', '.join(names)}")
-    for row in reader:
-        chain = [part.strip() for part in (row.get("chain") or "").split("|")] if row.get("chain") else []
+    folder = str(path.parent)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a field of more than 128 KiB
+            yield Row("", None, error=f"no CSV ({error})")
+            continue
+        # general texts repeat: one object for all
+        chain = [sys.intern(part.strip()) for part in (row.get("chain") or "").split("|")] if row.get("chain") else []
         fields = {"captions": [row[name] for name in columns], "chain": chain, "video": video_of_fields(row)}
-        yield _row(path, row["audio"] or "", fields)
+        yield _row(folder, row["audio"] or "", fields)
 
 
-def _json_row(path: Path, line: str) -> Row:
+def _json_row(folder: str, line: str) -> Row:
     row, error = json_object(line)
     if error.startswith("no JSON"):
         return Row("", None, error=error)
     if not isinstance(row.get("audio"), str):
         return Row("", None, error="wanted a JSON object with a string `audio`")
-    return _row(path, row["audio"], fields_of(row))
+    return _row(folder, row["audio"], fields_of(row))
 
 
-def _row(path: Path, audio: str, fields: dict[str, Any]) -> Row:
+def _row(folder: str, audio: str, fields: dict[str, Any]) -> Row:
     if not audio.strip():
         return Row(audio, None, error="no audio given")
-    sound = path.parent / Path(audio.strip()).expanduser()
-    fields["video"] = fields["video"] or video_of_name(sound.stem)
+    sound = os.path.join(folder, os.path.expanduser(audio.strip()))
+    fields["video"] = fields["video"] or video_of_name(os.path.splitext(os.path.basename(sound))[0])
     return Row(audio, sound, **fields)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +22,11 @@ import soundfile
 import torch
 
 from prolap.config import BaseConfig, DataConfig
-from prolap.data import AudioTextData, audio, open_data, parse
+from prolap.data import AudioTextData, audio, cache, open_data, parse
 from prolap.data.dataset import Split
 from prolap.data.files.entries import Entry, Report, check_rows
+from prolap.data.files.layouts import LAYOUTS
+from prolap.data.files.overlap import Sound, common
 from prolap.data.files.recordings import RecordingData, text_node
 
 RATE = 16_000
@@ -112,7 +122,7 @@ def test_a_truncated_file_is_skipped(folder: Path) -> None:
     (folder / "sounds" / "b.flac").write_bytes(whole[:3000])
     (folder / "m.csv").write_text("audio,caption\nsounds/a.wav,x\nsounds/b.flac,y\n")
     entries, report = read_manifest(folder / "m.csv", 0.5, **QUIET)
-    assert [entry.path.name for entry in entries] == ["a.wav"]
+    assert [Path(str(entry.path)).name for entry in entries] == ["a.wav"]
     assert [skip.audio for skip in report.skipped] == ["sounds/b.flac"]
 
 
@@ -224,3 +234,121 @@ def test_open_data_opens_manifests(data: RecordingData, folder: Path) -> None:
     train, test = (open_data(config, split, **QUIET) for split in ("train", "test"))  # type: ignore[arg-type]
     assert len(train) == len(test) == 3
     assert train.name == "m.jsonl"
+
+
+@contextlib.contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """A call that waits for ever is an error."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "socket.wav"))
+        names = ["sounds/a.wav", "pipe.wav", "socket.wav", "/dev/zero", "sounds", "sounds/a.wav/x.wav"]
+        (folder / "m.csv").write_text("audio,caption\n" + "".join(f"{name},x\n" for name in names))
+        with within(60):
+            entries, report = read_manifest(folder / "m.csv", **QUIET)
+            other = [Sound(str(folder / name)) for name in names]
+            assert len(common(other, other, str(folder / "cache"))) == 1
+    assert len(entries) == 1
+    assert [skip.reason for skip in report.skipped] == [
+        "is a pipe, want a file",
+        "is a socket, want a file",
+        "is a device, want a file",
+        "is a folder, want a file",
+        "no such file",
+    ]
+    os.mkfifo(folder / "sounds" / "a.txt")
+    os.mkfifo(folder / "shard.tar")
+    with within(60):
+        row = next(row for row in LAYOUTS["folder"].rows(str(folder / "sounds"), "train") if row.sound == "a.wav")
+        assert row.error == "no a.txt or a.json beside it"
+        with pytest.raises(ValueError, match="want a file"):
+            list(LAYOUTS["wds"].rows(str(folder / "shard.tar"), "train"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_name_that_cannot_be_one_costs_its_own_row_alone(folder: Path, suffix: str) -> None:
+    names = ["sounds/a.wav", "x" * 300, "x" * 200_000, "~nobody-of-this-name/a.wav", "a.raw", "sounds/b.flac"]
+    (folder / "a.raw").write_bytes(bytes(1000))
+    if suffix == "csv":
+        lines = ["audio,caption", *(f"{name},x" for name in names)]
+    else:
+        lines = [json.dumps({"audio": name, "caption": "x"}) for name in [*names[:-1], "a\0b", names[-1]]]
+        lines.insert(1, "[" * 100_000)
+    (folder / f"m.{suffix}").write_text("\n".join(lines) + "\n")
+    entries, report = read_manifest(folder / f"m.{suffix}", **QUIET)
+    assert [Path(str(entry.path)).name for entry in entries] == ["a.wav", "b.flac"]
+    assert "File name too long" in [skip.reason for skip in report.skipped]
+
+
+def test_memory_of_a_manifest_is_that_of_its_texts(folder: Path) -> None:
+    rows = 2000
+    line = 'sounds/a.wav,"a dog number {} barks in the yard",sound|an animal|a dog|a dog number {} barks\n'
+    (folder / "m.csv").write_text("audio,caption,chain\n" + "".join(line.format(i, i) for i in range(rows)))
+    read_manifest(folder / "m.csv", **QUIET)  # imports
+    tracemalloc.start()
+    entries, _ = read_manifest(folder / "m.csv", **QUIET)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(entries) == rows
+    assert kept < 900 * rows, kept
+    assert peak < 1500 * rows, peak
+
+
+KEEP = """
+import resource, sys
+import numpy as np, soundfile, soxr, torch
+from prolap.config import DataConfig
+from prolap.data.files.recordings import RecordingData
+from prolap.data.files.entries import Row
+folder, seconds = sys.argv[1], int(sys.argv[2])
+with soundfile.SoundFile(f"{folder}/long.flac", "w", 44_100, 2, subtype="PCM_16") as file:
+    for _ in range(seconds):
+        file.write(np.zeros((44_100, 2)))
+soundfile.write(f"{folder}/short.wav", np.zeros(16_000), 16_000)
+config = DataConfig(cache_features=True, cache=folder)
+def mel(name):
+    return RecordingData([Row(name, f"{folder}/{name}", ["x"])], "x", config, progress=lambda *_: None).features(0)
+mel("short.wav")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert mel("long.flac").shape == (160, 64)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_long_sound_is_kept_with_bounded_memory(tmp_path: Path) -> None:
+    """Half an hour in stereo is 635 MB as it is decoded, and 1.5 GB of windows."""
+    command = [sys.executable, "-c", KEEP, str(tmp_path), "1800"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert int(done.stdout) < 250_000, "KB"
+    assert (tmp_path / "long.flac").stat().st_size < 1_000_000
+
+
+def test_of_a_sound_beyond_an_hour_the_first_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "LONGEST", 4.0)
+    (folder / "m.csv").write_text("audio,caption\nsounds/b.flac,x\n")
+    config = DataConfig(cache_features=True, cache=str(folder / "cache"), seconds=1.0, eval_seconds=0.5)
+    data = opened(folder / "m.csv", config)
+    assert data.entries[0].seconds == 5.0
+    whole = data.log_mel(audio.read(folder / "sounds" / "b.flac", RATE, seconds=4.0)).half()
+    for epoch in range(5):
+        crop = data.features_batch([0], epoch)[0][0].half()
+        assert any(torch.equal(whole[k : k + 50], crop) for k in range(151))
+    longer = opened(folder / "m.csv", replace(config, eval_seconds=5.0))
+    assert len(longer.features(0)) == 250
+    assert torch.equal(longer.features(0)[:190], whole[:190].float())
