@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prolap.config import BaseConfig
-    from prolap.data.files.check import Findings
+    from prolap.data.files.check import Findings, Tokenizer
+    from prolap.data.files.layouts import Part
 
 SPLITS = ("train", "dev", "test")
 NAMES = 10  # printed of each kind of problem; --json has them all
@@ -27,8 +29,9 @@ def add(commands: Any) -> None:
         "check",
         help="decode a data set to its end and report on it",
         description="Decode every sound of a data set to its end and report: clips, captions, durations, sample rates, "
-        "channels; sounds and captions longer than data.seconds, data.eval_seconds and model.max_tokens; missing, broken, "
-        "silent, clipped and repeated sounds; sounds that occur in several splits. Exit status 1 if sounds are broken.",
+        "channels; sounds and captions longer than data.seconds, data.eval_seconds and model.max_tokens; words that the "
+        "vocabulary of the training captions, or of --init, lacks; missing, broken, silent, clipped and repeated sounds; "
+        "repeated captions; sounds that occur in several splits. Exit status 1 if sounds are broken.",
         epilog="Takes the options of `prolap train` too, e.g. --preset prolap --data.seconds 10.",
         allow_abbrev=False,
     )
@@ -42,7 +45,7 @@ def add(commands: Any) -> None:
         "--split",
         choices=SPLITS,
         action="append",
-        help="split to check; may be repeated (default: all that the layout knows, else train)",
+        help="split to check; may be repeated (default: all that the layout knows, or that --data.dev and --data.test name)",
     )
     check.add_argument("--config", metavar="FILE", help="YAML or TOML file with options of `prolap train`")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write everything, with all names, as JSON")
@@ -82,40 +85,70 @@ def _checked(arguments: argparse.Namespace, config: BaseConfig) -> Iterator[Find
     from prolap.data.union import parse
     from prolap.utils.progress import silent
 
-    parts = parse(arguments.spec)
-    if not all(part.layout.recorded for part in parts):
+    named = parse(arguments.spec)
+    asked = list(dict.fromkeys(arguments.split or SPLITS))
+    jobs = [(part, split) for split in asked for part in _parts(split, named, config, arguments)]
+    if not all(part.layout.recorded for part, _ in jobs):
         raise ValueError(f"SPEC: got {arguments.spec}, want files: prolap renders scenes itself, they need no check.")
-    count_tokens = token_counter(config)
-    for part in parts:
-        splits = arguments.split or (SPLITS if part.own_splits else SPLITS[:1])
-        for split in splits:
-            try:
-                rows = part.rows(split)
-            except FileNotFoundError as error:
-                if arguments.split or len(splits) == 1:
-                    raise
-                print(f"{part.name(split)}: left out ({error})")
-                continue
-            yield check_split(rows, part.name(split), config, count_tokens, silent if arguments.quiet else None)
+    if "train" in asked or any(part.own_splits for part in named) or getattr(config.data, asked[0]):
+        training = named
+    else:  # SPEC is no training data
+        training = [part for part in parse(config.data.train) if part.layout.recorded]
+    tokenizer = tokenizer_of(config, training)
+    for part, split in jobs:
+        try:
+            rows = part.rows(split)
+        except FileNotFoundError as error:
+            if arguments.split or len(jobs) == 1:
+                raise
+            print(f"{part.name(split)}: left out ({error})")
+            continue
+        yield check_split(rows, part.name(split), config, tokenizer, silent if arguments.quiet else None)
 
 
-def token_counter(config: BaseConfig) -> Callable[[Sequence[str]], Sequence[int] | None]:
-    """Lengths of captions in tokens of the configured text encoder, end tokens included; None without its tokenizer."""
-    from dataclasses import replace
+def _parts(split: str, named: Sequence[Part], config: BaseConfig, arguments: argparse.Namespace) -> Sequence[Part]:
+    """What to check as a split: for dev and test what `data.dev` and `data.test` name, else SPEC where it has such a split.
 
+    Errors: ValueError if the split was asked for and neither is there.
+    """
+    from prolap.data.union import parse
+
+    own = None if split == "train" else getattr(config.data, split)
+    if own is not None:
+        return parse(own)
+    if split == "train" or arguments.split == [split]:  # a manifest may be any split
+        return named
+    parts = [part for part in named if part.own_splits]
+    if not parts and arguments.split:
+        raise ValueError(f"{arguments.spec} has no {split} split; name one by --data.{split}.")
+    return parts
+
+
+def tokenizer_of(config: BaseConfig, training: Sequence[Part]) -> Tokenizer | None:
+    """The tokenizer of `init`, or of the configured text encoder, with a vocabulary of the training captions if it is made of
+    them; it cuts nothing. None, with a warning, if it cannot be had.
+    """
     from prolap.config.options import ConfigError
     from prolap.models.model import build_tokenizer
+    from prolap.weights.initial import open_init
 
-    def count(texts: Sequence[str]) -> list[int] | None:
-        unbounded = replace(config, model=replace(config.model, max_tokens=UNBOUNDED))
-        try:
-            tokenizer = build_tokenizer(unbounded, texts)
-        except (ConfigError, ImportError) as error:
-            warnings.warn(f"captions are not counted in tokens: {error}", stacklevel=2)
-            return None
-        return [tokenizer([text]).shape[1] for text in texts]  # one text alone is not padded
+    try:
+        start = open_init(config)
+        tokenizer = (start and start.vocabulary) or build_tokenizer(config, _captions(training))
+    except (ConfigError, ImportError) as error:
+        warnings.warn(f"captions are not read by the text encoder: {error}", stacklevel=2)
+        return None
+    tokenizer.max_tokens = UNBOUNDED
+    return None if tokenizer.unknown is not None and not training and start is None else tokenizer
 
-    return count
+
+def _captions(parts: Sequence[Part]) -> Iterator[str]:
+    """The texts of all rows, whether or not their sounds can be used."""
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError):  # said where its rows are checked
+            for row in part.rows("train"):
+                chain = row.chain if isinstance(row.chain, list | tuple) else ()
+                yield from (text for text in (*row.captions, *chain) if isinstance(text, str))
 
 
 def lines(split: Findings, config: BaseConfig) -> list[str]:
@@ -135,6 +168,9 @@ def lines(split: Findings, config: BaseConfig) -> list[str]:
         report.append(f"  longer than {name} = {longer[name]['limit']:g}: {longer[name]['sounds']:,} sounds")
     if split.long_captions is not None:
         report.append(f"  longer than model.max_tokens = {config.model.max_tokens}: {split.long_captions:,} captions")
+    if split.unknown_words is not None:
+        share = split.unknown_words / max(1, split.words)
+        report.append(f"  unknown to the vocabulary: {split.unknown_words:,} of {split.words:,} words ({share:.1%})")
     problems: dict[str, list[str]] = {
         "without a file": split.missing,
         "unusable": [f"{name}: {reason}" for name, reason in split.unusable.items()],
@@ -142,6 +178,8 @@ def lines(split: Findings, config: BaseConfig) -> list[str]:
         "silent": split.silent,
         "clipped": split.clipped,
         "the same as another": [str(sound) for sound in split.duplicates],
+        "captions that a clip has twice": split.repeated,
+        "captions that several clips have": [f"{text} ({clips:,} clips)" for text, clips in split.shared.items()],
     }
     return report + [f"  {problem}: {len(names):,}" + _names(names) for problem, names in problems.items() if names]
 

@@ -168,6 +168,12 @@ def make_features(config: DataConfig) -> Features:
     """
     if config.features not in FEATURES:
         raise ConfigError(f"data.features: got {config.features!r}, want one of {', '.join(FEATURES)}.")
+    shortest = config.hop / config.sample_rate
+    for name, seconds in (("seconds", config.seconds), ("eval_seconds", config.eval_seconds)):
+        if seconds is not None and seconds < shortest:
+            raise ConfigError(
+                f"data.{name}: got {seconds:g}, want {shortest:g} or more, one frame (data.hop / data.sample_rate)."
+            )
     return FEATURES[config.features](config)
 
 

@@ -36,6 +36,8 @@ class Tokenizer(ABC):
     start: ClassVar[int | None] = None
     end: ClassVar[int]
     pad: ClassVar[int] = 0
+    unknown: ClassVar[int | None] = None
+    """Stands for every word that is not known; None if every text can be spelled."""
     synthetic_size: ClassVar[int]
     """Different tokens of a usual one, for synthetic batches."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from prolap.config import BaseConfig
 from prolap.data import audio
 from prolap.data.audio import NO_FILE
-from prolap.data.files.entries import Row, entry
+from prolap.data.files.entries import Entry, Row, entry
 from prolap.data.files.overlap import Common, Sound, common, duplicates
 from prolap.utils.progress import Progress, reporter
 
@@ -44,10 +45,17 @@ class Findings:
     clips: int = 0
     """Usable ones."""
     captions: list[int] = field(default_factory=list)
-    """Of each usable clip, the texts of its chain included."""
+    """Of each usable clip; a text of its chain that says one of them again does not count."""
     heard: list[Heard] = field(default_factory=list)
     long_captions: int | None = None
-    """Captions longer than model.max_tokens; None if there is no tokenizer to tell."""
+    """Captions cut at model.max_tokens; None if there is no tokenizer to tell."""
+    words: int = 0
+    unknown_words: int | None = None
+    """Of the `words`, those that the vocabulary does not have; None if there is no vocabulary, or it has every word."""
+    repeated: list[str] = field(default_factory=list)
+    """Captions that a clip has twice."""
+    shared: dict[str, int] = field(default_factory=dict)
+    """Captions that serve as queries of several clips -> of how many."""
     missing: list[str] = field(default_factory=list)
     """Rows without a file."""
     unusable: dict[str, str] = field(default_factory=dict)
@@ -81,6 +89,10 @@ class Findings:
                 "data.eval_seconds": {"limit": hears, "sounds": sum(each > hears for each in seconds)},
                 "model.max_tokens": {"limit": config.model.max_tokens, "captions": self.long_captions},
             },
+            "unknown_words": None
+            if self.unknown_words is None
+            else {"words": self.words, "unknown": self.unknown_words},
+            "repeated_captions": {"within": self.repeated, "across": self.shared},
             "missing": self.missing,
             "unusable": self.unusable,
             "broken": self.broken,
@@ -108,53 +120,99 @@ def listen(source: audio.Source) -> Heard:
     return Heard(samples / header.sample_rate, header.sample_rate, header.channels, peak, share)
 
 
-def _visit(row: Row, shortest: float) -> tuple[Row, tuple[str, ...], Heard | None, str, str]:
-    """(row, captions, what was heard, why it is unusable, why it is broken)."""
+class Tokenizer(Protocol):
+    """What is needed of one; it cuts nothing."""
+
+    @property
+    def unknown(self) -> int | None:
+        """The token of words that it does not know; None if there are no such words."""
+        ...
+
+    def ids(self, text: str) -> list[int]: ...
+
+    def __call__(self, texts: Sequence[str]) -> Tensor: ...
+
+
+class _Visit(NamedTuple):
+    """What became of a row."""
+
+    row: Row
+    usable: Entry | None = None
+    heard: Heard | None = None
+    unusable: str = ""
+    """Why, if it cannot be used for another reason than its sound."""
+    broken: str = ""
+    """Why the sound cannot be decoded to its end."""
+
+
+def _visit(row: Row, shortest: float) -> _Visit:
     if row.error or row.source is None:
-        return row, (), None, row.error or NO_FILE, ""
+        return _Visit(row, unusable=row.error or NO_FILE)
     try:
         heard = listen(row.source)
     except audio.AudioError as error:
         reason = str(error).removeprefix(f"{row.source}: ")
-        return row, (), None, *((reason, "") if reason == NO_FILE else ("", reason))
+        return _Visit(row, unusable=reason) if reason == NO_FILE else _Visit(row, broken=reason)
     usable = entry(row, shortest)
-    if isinstance(usable, str):
-        return row, (), heard, usable, ""
-    return row, usable.captions + usable.chain, heard, "", ""
+    return _Visit(row, None, heard, usable) if isinstance(usable, str) else _Visit(row, usable, heard)
 
 
 def check_split(
     rows: Sequence[Row],
     name: str,
     config: BaseConfig,
-    count_tokens: Callable[[Sequence[str]], Sequence[int] | None] | None = None,
+    tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
 ) -> Findings:
-    """Decode and count everything of a split; `count_tokens` gives the length of captions in tokens."""
-    findings, texts = Findings(name), list[str]()
+    """Decode and count everything of a split; `tokenizer` tells what the text encoder would read."""
+    findings, texts, queries = Findings(name), list[str](), Counter[str]()
     with reporter(progress) as report, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         visits = pool.map(lambda row: _visit(row, config.data.min_seconds), rows)
-        for number, (row, captions, heard, unusable, broken) in enumerate(visits, 1):
-            _note(findings, row, heard, unusable, broken)
-            if captions:
+        for number, visit in enumerate(visits, 1):
+            _note(findings, visit)
+            if visit.usable is not None:
                 findings.clips += 1
-                findings.captions.append(len(captions))
-                texts += captions
+                texts += _captions(findings, visit.row, visit.usable, queries)
             report(f"decoding {name}", number, len(rows))
-    lengths = count_tokens(texts) if count_tokens is not None and texts else None
-    if lengths is not None:
-        findings.long_captions = sum(n > config.model.max_tokens for n in lengths)
+    findings.shared = {text: clips for text, clips in queries.most_common() if clips > 1}
+    if tokenizer is not None:
+        _read(findings, texts, tokenizer, config.model.max_tokens)
     findings.duplicates = duplicates(findings.sounds, config.data.cache)
     return findings
 
 
-def _note(findings: Findings, row: Row, heard: Heard | None, unusable: str, broken: str) -> None:
-    if broken:
-        findings.broken[row.sound] = broken
-    elif unusable == NO_FILE:
+def _captions(findings: Findings, row: Row, usable: Entry, queries: Counter[str]) -> list[str]:
+    """Count the captions of a clip, those alike but for case and spaces as one with those of its chain; the texts."""
+    plain = [_plain(text) for text in usable.captions]
+    own = set(plain)
+    findings.repeated += [f"{row.sound}: {text}" for text, count in Counter(plain).items() if count > 1]
+    queries.update(own or {_plain(usable.chain[-1])})
+    more = {_plain(text): text for text in usable.chain}
+    texts = [*usable.captions, *(text for key, text in more.items() if key not in own)]
+    findings.captions.append(len(texts))
+    return texts
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _read(findings: Findings, texts: Sequence[str], tokenizer: Tokenizer, limit: int) -> None:
+    """Count what is lost on the way to the text encoder."""
+    findings.long_captions = sum(tokenizer([text]).shape[1] > limit for text in texts)  # one text alone is not padded
+    if tokenizer.unknown is not None:
+        words = [word for text in texts for word in tokenizer.ids(text)]
+        findings.words, findings.unknown_words = len(words), words.count(tokenizer.unknown)
+
+
+def _note(findings: Findings, visit: _Visit) -> None:
+    row, heard = visit.row, visit.heard
+    if visit.broken:
+        findings.broken[row.sound] = visit.broken
+    elif visit.unusable == NO_FILE:
         findings.missing.append(row.sound)
-    elif unusable:
-        findings.unusable[row.sound or f"row without a sound ({len(findings.unusable)})"] = unusable
+    elif visit.unusable:
+        findings.unusable[row.sound or f"row without a sound ({len(findings.unusable)})"] = visit.unusable
     if heard is not None and row.source is not None:
         findings.heard.append(heard)
         findings.sounds.append(Sound(row.source, row.video))

@@ -157,3 +157,10 @@ def test_a_sound_in_pieces_has_the_log_mel_of_the_whole(recipe: str) -> None:
         assert pieces.shape == whole.shape
         assert torch.allclose(pieces, whole, atol=1e-4)
     assert torch.equal(streamed(log_mel, [sound]), whole)
+
+
+@pytest.mark.parametrize("name", ["seconds", "eval_seconds"])
+def test_less_than_a_frame_cannot_be_heard(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{name}: got 0\.001, want 0\.02 or more, one frame"):
+        make_features(DataConfig(**{name: 0.001}))
+    assert make_features(DataConfig(**{name: 0.02}))
