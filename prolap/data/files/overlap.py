@@ -144,7 +144,7 @@ class Digests:
             checksum, _, content = self.path.read_bytes().partition(b"\n")
             if checksum.decode() == cache.checksum(content, self.path.name).hex():
                 self._known = json.loads(content)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             pass  # missing or damaged: everything is hashed anew
         return self
 

@@ -113,16 +113,32 @@ def test_train_then_evaluate_with_a_baseline(data: Path, tmp_path: Path, capsys:
     assert found["schema_version"] == report.SCHEMA_VERSION
     assert found["config"]["batch_size"] == 4
     assert found["retrieval"]["n"] == 8
+    assert found["retrieval"]["same_text"]["positive"] is False
     assert 0 <= found["baseline"]["retrieval"]["t2a"]["r1"] <= 1
     assert found["claims"]
     assert {"name", "value", "control", "threshold", "passed"} <= found["claims"][0].keys()
-    other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other.json")]
-    assert main(["evaluate", str(tmp_path / "run"), "--device=cpu", "--workers=2", "--quiet", *other]) == 0
+    other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other.json"), "--same-text=positive"]
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "run"),
+                "--device=cpu",
+                "--workers=2",
+                "--quiet",
+                *other,
+                "--same-text=positive",
+            ]
+        )
+        == 0
+    )
     assert not capsys.readouterr().err
     found = json.loads((tmp_path / "other.json").read_text())
     assert (found["retrieval"]["n"], found["config"]["data"]["test"]) == (12, str(data / "train.csv"))
     assert found["versions"]["torch"] == version("torch")
     assert found["versions"]["device"] == "cpu"
+    assert found["retrieval"]["same_text"]["positive"] is True
+    assert found["config"]["data"]["same_text"] == "positive"
     assert found["seconds"]["evaluate"] > 0
     assert "device: got 'tpu9'" in error_of(["evaluate", str(tmp_path / "run"), "--device", "tpu9"], capsys)
     assert "workers: got -1" in error_of(["evaluate", str(tmp_path / "run"), "--workers", "-1"], capsys)

@@ -237,10 +237,11 @@ def test_open_data_opens_manifests(data: RecordingData, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """A call that waits for ever is an error."""
+def within(seconds: int, pipe: Path) -> Iterator[None]:
+    """A call that waits for ever, for somebody to write into the pipe, is an error."""
 
     def late(*_: object) -> None:
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # lets the threads that wait for it go on
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, late)
@@ -258,7 +259,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(folder: Path) -> None:
         server.bind(str(folder / "socket.wav"))
         names = ["sounds/a.wav", "pipe.wav", "socket.wav", "/dev/zero", "sounds", "sounds/a.wav/x.wav"]
         (folder / "m.csv").write_text("audio,caption\n" + "".join(f"{name},x\n" for name in names))
-        with within(60):
+        with within(20, folder / "pipe.wav"):
             entries, report = read_manifest(folder / "m.csv", **QUIET)
             other = [Sound(str(folder / name)) for name in names]
             assert len(common(other, other, str(folder / "cache"))) == 1
@@ -272,7 +273,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(folder: Path) -> None:
     ]
     os.mkfifo(folder / "sounds" / "a.txt")
     os.mkfifo(folder / "shard.tar")
-    with within(60):
+    with within(20, folder / "shard.tar"):
         row = next(row for row in LAYOUTS["folder"].rows(str(folder / "sounds"), "train") if row.sound == "a.wav")
         assert row.error == "no a.txt or a.json beside it"
         with pytest.raises(ValueError, match="want a file"):
