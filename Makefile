@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-numerics lint bench compile-check clean
+.PHONY: install quickstart test test-slow test-numerics lint bench campaign compile-check clean
 
 install: .venv/installed
 
@@ -31,6 +31,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# attempts to break what docs/reliability.md promises: minutes each, hours by e.g. `make campaign CAMPAIGN="kills --count 5000"`
+CAMPAIGN ?=
+campaign: install
+	$(BIN)/python -m tests.campaign $(CAMPAIGN)
 
 bench: install
 	$(BIN)/python -m benchmarks.run

@@ -39,6 +39,7 @@ TEST = [
     "types-PyYAML",
     "numpy<2.4",  # triton's interpreter cannot run loops with run-time bounds on newer ones
 ]
+CAMPAIGN = ["cosmic-ray>=8.7"]  # makes the mutants of `make campaign`; ordinary tests do without
 BENCH = [
     "matplotlib>=3.8",  # plots
     "pykeops>=2.2",  # sums over pairs by symbolic formulas, CPU (with a C++ compiler) and GPU
@@ -65,7 +66,7 @@ setup(
         "webdataset": WDS,
         "test": TEST,
         "bench": BENCH,
-        "all": TRAIN + WDS + TEST + BENCH[:1],
+        "all": TRAIN + WDS + TEST + CAMPAIGN + BENCH[:1],
     },
     entry_points={"console_scripts": ["prolap = prolap.cli.main:main"]},
     classifiers=[

@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from . import cost_model, loss_tables, trainer_tables
 from .records import ROOT, argument_parser
 
-DOCUMENTS = tuple(ROOT / name for name in ("README.md", "docs/performance.md", "docs/reproduce.md", "docs/training.md"))
+DOCUMENTS = tuple(
+    ROOT / name
+    for name in ("README.md", "docs/performance.md", "docs/reproduce.md", "docs/training.md", "docs/reliability.md")
+)
 SECTIONS: dict[str, Callable[[], str]] = {
     "quickstart": trainer_tables.quickstart,
     "recipes": trainer_tables.recipes,
@@ -28,6 +31,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "bilinear-model": loss_tables.bilinear_model,
     "elementwise-model": cost_model.elementwise,
     "gpu": loss_tables.gpu,
+    "reliability": trainer_tables.reliability,
 }
 MARKED = re.compile(r"(<!-- report: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -7,7 +7,7 @@ import statistics
 from typing import Any
 
 from . import records
-from .records import UNMEASURED, Row, load, origin, shows, table
+from .records import RESULTS, UNMEASURED, Row, load, origin, shows, table
 
 RECIPE_COLUMNS = {
     "R@1 A→T, %": ("retrieval.a2t.r1", 100),
@@ -119,3 +119,20 @@ def _peak_and_speed(row: Row | None) -> list[str]:
         return [str(row.get("absent", "failed")), "-"]
     speed = row["pairs_per_second"]
     return [f"{row['peak_bytes'] / 1e9:.2f}", f"{speed:.0f}" if speed >= 10 else f"{speed:.2f}"]
+
+
+def reliability() -> str:
+    """What each campaign counted, and how many of its cases failed."""
+    files = sorted((RESULTS / "reliability").glob("*.json"))
+    found = [load(f"reliability/{path.name}") for path in files]
+    rows = [
+        (
+            each["campaign"],
+            f"{each['count']:,} {each['unit']}",
+            f"{each['failed']:,}",
+            str(each["first_seed"]),
+            origin(each),
+        )
+        for each in found
+    ]
+    return table(("campaign", "count", "failures", "first seed", "on"), rows) if rows else UNMEASURED

@@ -24,6 +24,8 @@ PLUGINS = "prolap.plugins"  # the entry-point group of packages that bring plug-
 _ALTERNATIVES = {"steps": "epochs", "optim.warmup": "optim.warmup_epochs"}  # the second counts until the first is set
 _PRESETS = resources.files("prolap.config").joinpath("presets")
 Config = TypeVar("Config")
+MOST_CHARACTERS, LONGEST_LINE, MOST_VALUES = 1 << 18, 1 << 13, 10_000
+"""Of a file of options: a parser takes the square of a line's nesting, and aliases of YAML repeat what they name."""
 Layer = dict[str, tuple[Any, str]]
 """Dotted name -> (text or list of texts, where it was set)."""
 
@@ -152,11 +154,31 @@ def _parse(text: str, name: str) -> Any:
     import yaml
 
     toml = name.endswith(".toml")
+    longest = max(map(len, text.splitlines()), default=0)
+    if len(text) > MOST_CHARACTERS or longest > LONGEST_LINE:
+        raise ConfigError(
+            f"{name} is no file of options: it has {len(text):,} characters and a line of {longest:,}, want at most "
+            f"{MOST_CHARACTERS:,} and {LONGEST_LINE:,}."
+        )
     try:
-        return tomllib.loads(text) if toml else yaml.load(text, Loader=yaml.BaseLoader) or {}  # texts, lists and dicts
+        # YAML gives texts, lists and dicts
+        content = tomllib.loads(text) if toml else yaml.load(text, Loader=yaml.BaseLoader) or {}
+        if (size := _size(content, {})) > MOST_VALUES:
+            raise ConfigError(f"{name} is no file of options: it holds {size:,} values, want at most {MOST_VALUES:,}.")
+        return content
+    except RecursionError as error:
+        raise ConfigError(f"{name} is no file of options: its values are nested too deeply.") from error
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         kind, reason = "TOML" if toml else "YAML", " ".join(str(error).split())
         raise ConfigError(f"{name} is not valid {kind}: {reason}.") from error
+
+
+def _size(content: Any, sizes: dict[int, int]) -> int:
+    """How many values the content holds, what aliases repeat counted each time; sizes: of what was seen, by id."""
+    if id(content) not in sizes:
+        inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list) else ()
+        sizes[id(content)] = 1 + sum(_size(value, sizes) for value in inner)
+    return sizes[id(content)]
 
 
 def _flatten(values: Any, source: str, prefix: str = "") -> Layer:

@@ -151,3 +151,21 @@ def test_importing_the_package_is_light() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 6)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("o.yaml", LAUGHS + "run: *a8\n", "holds .* values, want at most 10,000"),
+    ("o.yaml", "[" * 5000, "nested too deeply"),
+    ("o.toml", "a = " + "[" * 5000, "nested too deeply"),
+    ("o.toml", "a" + ".a" * 50_000 + " = 1", "a line of 100,005"),
+    ("o.yaml", "#\n" * (1 << 17) + "run: x\n", "it has 262,151 characters"),
+])  # fmt: skip
+def test_a_file_that_grows_or_nests_without_end_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=f"is no file of options: .*{message}"):
+        load_config(file=tmp_path / name)
