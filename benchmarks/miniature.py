@@ -215,7 +215,7 @@ def measure(run: Run, data: Path, folder: Path) -> Row:
         "train": prolap("train", *words, "--run", str(folder / "run"), *run.options.split(), "--quiet"),
         "evaluate": prolap("evaluate", str(folder / "run")),
     }
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    metrics = json.loads((folder / "run" / "report" / "metrics.json").read_text())
     losses = [json.loads(line)["loss"] for line in (folder / "run" / "train.jsonl").read_text().splitlines()]
     return {
         **run._asdict(),

@@ -6,6 +6,8 @@ import json
 import statistics
 from typing import Any
 
+from prolap.evaluation.claims import figure
+
 from . import records
 from .records import RESULTS, UNMEASURED, Row, load, origin, shows, table
 
@@ -74,7 +76,7 @@ def quickstart(record: Row) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else figure(value)
 
 
 @shows("cpu/miniature.json")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+REPORT, NAME = "report", 80  # letters of a name made of --data
 
 
 def add(commands: Any) -> None:
@@ -14,7 +17,8 @@ def add(commands: Any) -> None:
         "evaluate",
         help="evaluate a trained model",
         description="Evaluate a run's best checkpoint: retrieval, uncertainty, inclusion test and audio traversal, each "
-        "with its control. Prints a report and writes metrics.json and plots into the run's folder.",
+        "with its control. Prints a report and writes it, metrics.json with tables "
+        "and plots, into a folder, which is replaced as a whole.",
         allow_abbrev=False,
     )
     command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
@@ -25,7 +29,10 @@ def add(commands: Any) -> None:
     command.add_argument("--split", choices=("dev", "test"), default="test", help="split (default: test)")
     command.add_argument("--data", metavar="SPEC", help="another data set, named as data.train is")
     command.add_argument(
-        "--out", type=Path, metavar="FILE", help="write this file instead of RUN/metrics.json, plots beside it"
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the report (default: RUN/report, with --data RUN/report-SPLIT-NAME)",
     )
     command.add_argument(
         "--same-text",
@@ -59,15 +66,24 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     import_plugins(dict.fromkeys(arguments.plugins, COMMAND_LINE))
     from prolap.data import open_data
+    from prolap.evaluation.embeddings import is_probabilistic
     from prolap.evaluation.report import assess
     from prolap.utils import environment
     from prolap.utils.progress import Clock, shown, silent
-    from prolap.weights.checkpoint import load_model, model_of, read, resolve
+    from prolap.weights.checkpoint import model_of, read, resolve
 
     clock, progress = Clock(), not arguments.quiet
     checkpoint = read(resolve(arguments.run, arguments.which))
     model = model_of(checkpoint)
-    baseline = load_model(arguments.baseline, arguments.which) if arguments.baseline else None
+    sources, baseline = {"model": checkpoint}, None
+    if arguments.baseline:
+        sources["baseline"] = read(resolve(arguments.baseline, arguments.which))
+        baseline = model_of(sources["baseline"])
+        if is_probabilistic(baseline.config.model.score):
+            raise ConfigError(
+                f"baseline: {arguments.baseline} is probabilistic (model.score={baseline.config.model.score}); want a "
+                "deterministic run, e.g. of preset siglip."
+            )
     config = replace(model.config, device=arguments.device)
     if arguments.workers is not None:
         if arguments.workers < 0:
@@ -80,9 +96,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         config = replace(config, data=replace(config.data, **{arguments.split: arguments.data}))
     with asking_for_plugins(model.config.plugins):
         data = open_data(config, arguments.split, None if progress else silent)
-    path = arguments.out or arguments.run / "metrics.json"
+    name = re.sub(r"\W+", "-", f"{arguments.split}-{arguments.data}").strip("-")[:NAME]
+    folder = arguments.out or arguments.run / (f"{REPORT}-{name}" if arguments.data else REPORT)
     log = arguments.run / "train.jsonl"
     with shown(progress):
-        settings = checkpoint.state["config"]
-        assess(model, data, config, path, baseline=baseline, log=log, clock=clock, settings=settings)
+        assess(model, data, config, folder, baseline=baseline, sources=sources, log=log, clock=clock)
     return 0

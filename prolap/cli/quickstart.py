@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         help="train and evaluate a small model and its baseline on embedded data",
         description="Train a small ProLAP and a deterministic baseline (SigLIP) on scenes of sampled sounds that come with "
         "the package, evaluate both, print a report and check the paper's claims. Takes about 4 minutes on 2 processor "
-        "cores and needs no data. Writes metrics.json and plots into the run folder (runs/quickstart). Started again, it "
+        "cores and needs no data. Writes its report into RUN/report (runs/quickstart/report). Started again, it "
         "resumes where it was stopped.",
         epilog="Options: --NAME VALUE, e.g. --run runs/other --seed 1; `prolap train --help` lists them.",
         allow_abbrev=False,
@@ -48,7 +48,7 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
     from prolap.data import open_data
     from prolap.evaluation.report import assess
     from prolap.utils.progress import Clock, shown, silent
-    from prolap.weights.checkpoint import load_model
+    from prolap.weights.checkpoint import model_of, read, resolve
 
     clock, folder = Clock(), Path(config.run)
     _announce("Scenes: rendering notes, mixing clips, computing log-mels (kept in the user's cache)")
@@ -61,10 +61,13 @@ def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any
         with clock.phase("train"):
             _train(each, progress)
     _announce("Evaluating both on test")
-    model, baseline = load_model(model_config.run), load_model(baseline_config.run)
+    sources = {"model": read(resolve(Path(model_config.run))), "baseline": read(resolve(Path(baseline_config.run)))}
+    model, baseline = map(model_of, sources.values())
     log = Path(model_config.run) / "train.jsonl"
     with shown(progress):
-        content = assess(model, data, config, folder / "metrics.json", baseline=baseline, log=log, clock=clock)
+        content = assess(
+            model, data, config, folder / "report", baseline=baseline, sources=sources, log=log, clock=clock
+        )
     print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in content["seconds"].items()))
     for sentence in slow_phases(content["seconds"]):
         print(sentence)

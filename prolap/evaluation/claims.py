@@ -7,12 +7,13 @@ whose input is missing is neither passed nor failed, and says why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 MARGIN = 0.02
 """How much lower than the baseline's R@1 the lower bound of the paired difference may lie (fraction)."""
+SMALL = 0.01
 EVEN = 0.5
 """What a rate or an AUC is when nothing was learnt."""
 
@@ -52,15 +53,31 @@ def claims(metrics: Metrics) -> list[Claim]:
     """All claims, in a fixed order, from the metrics of an evaluation (or a metrics.json that was read back)."""
     return [
         _claim(metrics, "retrieval", -MARGIN, _RETRIEVAL, _retrieval),
-        *(_claim(metrics, f"inclusion.{x}", EVEN, _INCLUSION, partial(_inclusion, x)) for x in ("audio", "text")),
+        *(_learnt(metrics, f"inclusion.{x}", EVEN, _INCLUSION, partial(_inclusion, x)) for x in ("audio", "text")),
         *(
             _claim(metrics, f"traversal.{root}", 0.0, _TRAVERSAL, partial(_traversal, root))
             for root in ("empty", "label_free", "oracle")
         ),
-        _claim(metrics, "uncertainty.length", 0.0, _LENGTH, _length),
-        _claim(metrics, "uncertainty.generality", 0.0, _GENERALITY, _generality),
-        *(_claim(metrics, f"risk_coverage.{way}", 0.0, _RISK, partial(_risk, way)) for way in ("t2a", "a2t")),
+        _learnt(metrics, "uncertainty.length", 0.0, _LENGTH, _length),
+        _learnt(metrics, "uncertainty.generality", 0.0, _GENERALITY, _generality),
+        *(_learnt(metrics, f"risk_coverage.{way}", 0.0, _RISK, partial(_risk, way)) for way in ("t2a", "a2t")),
     ]
+
+
+def _learnt(
+    metrics: Metrics, name: str, threshold: float, criterion: str, measure: Callable[[Metrics], _Measured]
+) -> Claim:
+    """A claim on uncertainty, which also needs retrieval above chance: a model that finds nothing is sure of nothing."""
+    claim = _claim(metrics, name, threshold, f"{criterion}; retrieval above chance", measure)
+    if not claim.passed:
+        return claim
+    try:
+        above = _get(metrics, "retrieval.above_chance")
+    except _Missing as missing:
+        return replace(claim, passed=None, detail=str(missing))
+    if above["low"] > 0:
+        return claim
+    return replace(claim, passed=False, detail=f"{claim.detail}; but retrieval is not above chance: {_span(above)}")
 
 
 def _claim(
@@ -92,8 +109,13 @@ def _reason(metrics: Metrics, path: str) -> str:
     return f"{path} is missing"
 
 
+def figure(value: float, sign: str = "") -> str:
+    """Three decimals, and near zero three digits that count."""
+    return f"{value:{sign}.3f}" if abs(value) >= SMALL or not value else f"{value:{sign}.3g}"
+
+
 def _span(interval: Mapping[str, float]) -> str:
-    return f"{interval['value']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}]"
+    return f"{figure(interval['value'], '+')} [{figure(interval['low'], '+')}, {figure(interval['high'], '+')}]"
 
 
 _RETRIEVAL = (
@@ -103,7 +125,7 @@ _RETRIEVAL = (
 
 
 def _retrieval(metrics: Metrics) -> _Measured:
-    difference, above_chance = (_get(metrics, f"comparison.retrieval.mean.{key}") for key in ("r1", "above_chance"))
+    difference, above_chance = _get(metrics, "comparison.retrieval.mean.r1"), _get(metrics, "retrieval.above_chance")
     single = {way: _get(metrics, f"comparison.retrieval.{way}.r1") for way in ("t2a", "a2t")}
     value, control = (
         sum(_get(metrics, f"{section}.{way}.r1") for way in ("t2a", "a2t")) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ _COLOURS = ("#d1495b", "#edae49", "#66a182", "#2e4057")
 _DPI = 130
 _LEAST = 3  # captions of a length whose mean is drawn
 _LEAST_COVERAGE = 0.05  # a handful of queries says nothing yet
+_ROW_HEIGHT = 0.36  # inches
+_LINE = 0.42  # height of a line of a clip's chain, in rows
+_WIDE, _LOG_SPAN = 50, 1e3  # highest over lowest value of a logarithmic axis; the most that it shows
+_DEV_LABELS = {"t2a": "text to audio", "a2t": "audio to text", "mean": "mean"}
 _STEPS = 9  # of a walk that are drawn; of a longer one the first and last four
 UNIT = "uncertainty u (mean log-variance, nats)"
 
@@ -107,11 +112,14 @@ def mask_plot(evidence: Evidence, path: Path) -> Path:
 
 def traversal_plot(evidence: Evidence, path: Path) -> Path:
     """Three walks, one panel each: the captions met in order, filled where their meaning is in the clip's chain."""
-    figure, axes = _figure(3, width=5.2, height=5.8)
+    longest = max((min(len(walk.steps), _STEPS) for walk in evidence.walks), default=1)
+    lines = max((sum(_wrap(text, 60).count("\n") + 1 for text in walk.chain) for walk in evidence.walks), default=1)
+    rows = longest + math.ceil(_LINE * (lines + 1) + 1)
+    figure, axes = _figure(3, width=5.2, height=_ROW_HEIGHT * rows + 1.3)
     for axis in axes:
         axis.set_axis_off()
     for axis, walk in zip(axes, evidence.walks, strict=False):
-        _walk_axis(axis, walk)
+        _walk_axis(axis, walk, rows)
     figure.suptitle(
         "Walks from the nearest caption (t = 0) to the label-free root (t = 1): "
         "clips at the upper quartile, median and lower quartile of precision",
@@ -124,12 +132,13 @@ def traversal_plot(evidence: Evidence, path: Path) -> Path:
     return _save(figure, path)
 
 
-def _walk_axis(axis: Any, walk: Walk) -> None:
+def _walk_axis(axis: Any, walk: Walk, height: int) -> None:
+    """The steps of a walk from the top down, a row each, and the clip's chain under them; `height` in rows."""
     steps, ends = walk.steps, _STEPS // 2
     shown = steps if len(steps) <= _STEPS else [*steps[:ends], None, *steps[-ends:]]
-    rows = 0.9 - min(0.09, 0.6 / max(1, len(shown) - 1)) * np.arange(len(shown))
-    axis.set(xlim=(0, 1), ylim=(0, 1))
-    axis.text(0.03, 0.97, "t", va="center", ha="right", fontsize=8, color="0.45", style="italic")
+    rows = -1.0 - np.arange(len(shown))
+    axis.set(xlim=(0, 1), ylim=(-height, 0))
+    axis.text(0.03, -0.3, "t", va="center", ha="right", fontsize=8, color="0.45", style="italic")
     axis.plot([0.08] * len(rows), rows, color="0.75", linewidth=1.2, zorder=1)
     for y, step in zip(rows, shown, strict=True):
         if step is None:
@@ -140,8 +149,8 @@ def _walk_axis(axis: Any, walk: Walk) -> None:
         axis.text(0.14, y, _wrap(step.text, 54), va="center", fontsize=8, linespacing=1.05)
         axis.text(0.03, y, f"{step.first:.2f}", va="center", ha="right", fontsize=7, color="0.45")
     chain = [f"{level}: {_wrap(text, 60, '    ')}" for level, text in enumerate(walk.chain)]
-    axis.text(0.0, 0.22, "the clip's chain\n" + "\n".join(chain), va="top", fontsize=8, color="0.25")
-    axis.set_title(f"clip {walk.clip}: precision {walk.precision:.2f}", fontsize=10)
+    axis.text(0.0, rows[-1] - 0.8, "the clip's chain\n" + "\n".join(chain), va="top", fontsize=8, color="0.25")
+    axis.set_title(f"{_wrap(walk.name, 44)}: precision {walk.precision:.2f}", fontsize=10)
 
 
 def _wrap(text: str, width: int, indent: str = "") -> str:
@@ -149,25 +158,50 @@ def _wrap(text: str, width: int, indent: str = "") -> str:
 
 
 def loss_plot(log: Path, path: Path) -> Path | None:
-    """Loss terms over optimiser steps from a JSONL log of rows {"step": ..., "loss/<name>": ...}; None without any."""
-    terms: dict[str, list[tuple[float, float]]] = {}
-    with open(log, encoding="utf-8") as file:
-        for line in filter(str.strip, file):
-            row = json.loads(line)
-            for key, value in row.items():
-                if key.startswith("loss/") and isinstance(value, int | float) and np.isfinite(value):
-                    terms.setdefault(key.removeprefix("loss/"), []).append((row["step"], value))
+    """Loss terms over optimiser steps from a JSONL log of rows {"step": ..., "loss/<name>": ...}; None without any.
+
+    Beside them R@1 on dev, from dev.jsonl beside the log, where there is one. Axes start at 0, the floor of a loss, or, on a
+    logarithmic axis, a thousandth of the highest value below which nothing is drawn.
+    """
+    terms = _series(log, "loss/")
     if not terms:
         return None
-    figure, axes = _figure(len(terms), width=3.6, height=3.2)
-    for axis, (name, points) in zip(axes, sorted(terms.items()), strict=True):
+    dev = _series(log.with_name("dev.jsonl"), "r1_")
+    figure, axes = _figure(len(terms) + bool(dev), width=3.6, height=3.4)
+    for axis, (name, points) in zip(axes, sorted(terms.items()), strict=False):
         steps, values = np.array(sorted(points)).T
         axis.plot(steps, values, color="#2e4057", linewidth=1.2)
         axis.set(xlabel="optimiser step", ylabel="loss, unweighted (nats)")
         axis.set_title(name, fontsize=10)
-        if values.min() > 0 and values.max() / values.min() > 50:
+        if values.min() > 0 and values.max() / values.min() > _WIDE:
             axis.set_yscale("log")
+            axis.set_ylim(bottom=max(values.min() / 2, values.max() / _LOG_SPAN))
+        elif values.min() >= 0:
+            axis.set_ylim(bottom=0)
+    for (name, points), colour in zip(sorted(dev.items()), _COLOURS, strict=False):
+        steps, values = np.array(sorted(points)).T
+        axes[-1].plot(steps, 100 * values, color=colour, marker=".", label=_DEV_LABELS.get(name, name))
+    if dev:
+        axes[-1].set(xlabel="optimiser step", ylabel="R@1 (%)")
+        axes[-1].set_ylim(bottom=0)
+        axes[-1].set_title("dev", fontsize=10)
+        axes[-1].legend(fontsize=8, frameon=False)
     return _save(figure, path)
+
+
+def _series(log: Path, prefix: str) -> dict[str, list[tuple[float, float]]]:
+    """(step, value) by name of the finite numbers whose names begin with `prefix`; damaged lines are left out."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for line in log.read_bytes().splitlines() if log.is_file() else ():
+        try:
+            row = json.loads(line)
+            step = float(row["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        for key, value in row.items():
+            if key.startswith(prefix) and isinstance(value, int | float) and np.isfinite(value):
+                series.setdefault(key.removeprefix(prefix), []).append((step, value))
+    return series
 
 
 def risk_plot(evidence: Evidence, path: Path) -> Path:

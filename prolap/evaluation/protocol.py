@@ -35,7 +35,15 @@ from prolap.evaluation.embeddings import (
     score_of,
 )
 from prolap.evaluation.inclusion import inclusion_section
-from prolap.evaluation.retrieval import SameText, TextRepeats, TwoWay, retrieval_comparison, retrieval_section, retrieve
+from prolap.evaluation.retrieval import (
+    SameText,
+    TextRepeats,
+    TwoWay,
+    above_chance,
+    retrieval_comparison,
+    retrieval_section,
+    retrieve,
+)
 from prolap.evaluation.traversal import Traversal, Walk, quartile_walks, traversal_comparison, traversal_section
 from prolap.evaluation.uncertainty import RiskCoverage, mask_means, mask_sweep, risk_section, uncertainty_section
 from prolap_kernels import Gaussian
@@ -114,7 +122,8 @@ def evaluate(
     ]
     side, baseline_side = sides[0], sides[1] if len(sides) > 1 else None
     evidence = Evidence()
-    sections: dict[str, Any] = {"retrieval": retrieval_section(side.ranks, unseen, repeated)}
+    retrieval = {**retrieval_section(side.ranks, unseen, repeated), "above_chance": above_chance(side.ranks, seed)}
+    sections: dict[str, Any] = {"retrieval": retrieval}
     sections |= _probabilistic_sections(model, side, baseline_side, queries, pool, seed, evidence)
     sections["traversal"], walks = _traversals(side, data, pool)
     baseline_walks: dict[str, Traversal] = {}

@@ -1,9 +1,12 @@
-"""The report of an evaluation: metrics.json with the claims, the plots beside it, and the printed tables."""
+"""The report of an evaluation: a folder with metrics.json, tables and plots, replaced as a whole; and the printed tables."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,20 +15,35 @@ from typing import Any
 import torch
 
 from prolap.config import BaseConfig
-from prolap.config.loading import to_dict
+from prolap.config.loading import differences, to_dict
 from prolap.data import AudioTextData
-from prolap.evaluation.claims import Claim, claims
+from prolap.evaluation.claims import Claim, claims, figure
 from prolap.evaluation.plots import write_plots
 from prolap.evaluation.protocol import evaluate
 from prolap.models.model import ProLAP
 from prolap.utils import environment
-from prolap.utils.files import write_text
+from prolap.utils.files import atomic_folder, write_text
 from prolap.utils.progress import Clock
+from prolap.weights.checkpoint import Checkpoint
 
-SCHEMA_VERSION = 2
+METRICS = "metrics.json"
+SCHEMA_VERSION = 3
 """Of metrics.json; goes up when a key changes its name or meaning."""
 DIRECTIONS = {"t2a": "T->A", "a2t": "A->T"}
 COLUMNS = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "map10": "mAP@10"}
+_COMPARED = (
+    "data.",
+    "model.audio",
+    "model.text",
+    "model.width",
+    "model.dim",
+    "model.mean_head",
+    "init",
+    "batch_size",
+    "seed",
+)
+"""How the names of options begin that model and baseline should share; `model.score` and the loss are what differs."""
+_NOT_COMPARED = ("data.cache", "data.cache_features", "data.test", "data.overlap", "data.same_text")
 _MARK = {True: "[green]passed[/green]", False: "[red]failed[/red]", None: "not measured"}
 
 
@@ -33,20 +51,23 @@ def assess(
     model: ProLAP,
     data: AudioTextData,
     config: BaseConfig,
-    path: Path,
+    folder: Path,
     *,
     baseline: ProLAP | None = None,
+    sources: Mapping[str, Checkpoint] | None = None,
     log: Path | None = None,
     clock: Clock | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate, check the claims, print the report and write metrics.json and plots; returns the content of metrics.json.
+    """Evaluate, check the claims, print the report and write it; returns the content of metrics.json.
 
-    config: sets device, seed, mask and workers. path: metrics.json; the plots stand beside it. log: train.jsonl of the run,
-    for the plot of the loss terms. clock: has timed the phases before and times `evaluate`. settings: every option of
-    training, for metrics.json, where `config` does not hold the terms of the loss.
+    config: sets device, seed, mask and workers. folder: the report, replaced as a whole. sources: the checkpoints of `model` and
+    `baseline`, which metrics.json names. log: train.jsonl of the run, for the plot of the loss terms. clock: has timed the phases
+    before and times `evaluate`.
     """
-    clock = clock or Clock()
+    clock, sources = clock or Clock(), sources or {}
+    different = unlike(model, baseline, *(source.step for source in sources.values())) if baseline else []
+    if different:
+        warnings.warn(f"baseline: it was not trained like the model: {'; '.join(different)}.", stacklevel=2)
     device = environment.pick_device(config.device)
     with clock.phase("evaluate"):
         evaluation = evaluate(
@@ -59,14 +80,58 @@ def assess(
             same_text=config.data.same_text,
         )
         metrics, listed = evaluation.metrics, claims(evaluation.metrics)
-        log = log if log is not None and log.is_file() else None
-        plots = write_plots(metrics, evaluation.evidence, path.parent, log=log)
-    options = {**(settings or {}), **to_dict(config)}
-    content = document(options, device, metrics, [asdict(claim) for claim in listed], clock.seconds())
-    write(path, content)
+    trained = sources["model"].state["config"] if sources else {}  # with the terms of the loss, which `config` may lack
+    options = {**trained, **to_dict(config)}
+    log = log if log is not None and log.is_file() else None
+    with atomic_folder(folder, METRICS) as new:
+        with clock.phase("evaluate"):
+            write_plots(metrics, evaluation.evidence, new, log=log)
+        content = document(options, device, metrics, [asdict(claim) for claim in listed], clock.seconds())
+        content["sources"] = {name: origin(checkpoint) for name, checkpoint in sources.items()}
+        content["baseline_differs"] = different
+        write(new / METRICS, content)
+        write_tables(metrics, listed, new)
+        names = sorted(file.name for file in new.iterdir())
     print_report(metrics, listed)
-    print(f"written: {path}" + "".join(f", {plot.name}" for plot in plots))
+    print(f"written: {folder} ({', '.join(names)})")
     return content
+
+
+def origin(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a model is: its run, checkpoint, step, and the fingerprints of its weights and of its options."""
+    return {
+        "run": checkpoint.state["config"]["run"],
+        "checkpoint": str(checkpoint.path),
+        "step": checkpoint.step,
+        "sha256": checkpoint.state["files"]["model.safetensors"],
+        "config_sha256": hashlib.sha256(json.dumps(checkpoint.state["config"], sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def unlike(model: ProLAP, baseline: ProLAP, *steps: int) -> list[str]:
+    """What else than score and loss tells a baseline from the model: encoders, data, steps taken; a phrase for each."""
+    found = [
+        f"{name} {theirs} (the model's: {ours})"
+        for name, ours, theirs in differences(model.config, baseline.config)
+        if name.startswith(_COMPARED) and name not in _NOT_COMPARED
+    ]
+    return found + ([f"{steps[1]} steps (the model's: {steps[0]})"] if len(set(steps)) > 1 else [])
+
+
+def write_tables(metrics: Mapping[str, Any], listed: Sequence[Claim], folder: Path) -> None:
+    """retrieval.csv, a row for each model, queries and direction, and claims.csv."""
+    rows = [
+        {"model": model, "queries": queries, "direction": way, **section[way]}
+        for model, sections in (("model", metrics["retrieval"]), ("baseline", metrics["baseline"]["retrieval"]))
+        for queries, section in (("all", sections), ("unseen sources", (sections or {}).get("unseen_sources")))
+        if section
+        for way in DIRECTIONS
+    ]
+    for name, table in (("retrieval", rows), ("claims", [asdict(claim) for claim in listed])):
+        with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(table[0]))
+            writer.writeheader()
+            writer.writerows(table)
 
 
 def document(
@@ -172,6 +237,6 @@ def _claim_table(listed: Sequence[Claim]) -> Any:
         table.add_column(head, justify="right")
     table.add_column("", no_wrap=True)
     for claim in listed:
-        numbers = ("-" if value is None else f"{value:.3f}" for value in (claim.value, claim.control))
+        numbers = ("-" if value is None else figure(value) for value in (claim.value, claim.control))
         table.add_row(claim.name, *numbers, f"{claim.threshold:g}", _MARK[claim.passed])
     return table

@@ -79,6 +79,14 @@ def bootstrap(values: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -
     return _interval(float(array.mean()), draws)
 
 
+def bootstrap_weighted(values: ArrayLike, weights: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Weighted mean of `values` [N] with its percentile bootstrap interval; values are drawn with their weights."""
+    array, weight = _vector("values", values), _vector("weights", weights)
+    columns = np.stack([array * weight, weight], axis=1)
+    means = _resampled_means(columns, seed=seed, resamples=resamples)
+    return _interval(float(columns[:, 0].sum() / weight.sum()), means[:, 0] / means[:, 1])
+
+
 def paired_bootstrap(first: ArrayLike, second: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean of first - second, both [N] on the same samples: each resample takes the same samples from both."""
     a, b = _vector("first", first), _vector("second", second)

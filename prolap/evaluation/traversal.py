@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -224,7 +225,8 @@ class Step:
 class Walk:
     """The walk of one clip, in words."""
 
-    clip: int
+    name: str
+    """Of the clip's file, or `clip` and its number where it has none."""
     precision: float
     steps: list[Step]
     chain: list[str]
@@ -247,5 +249,10 @@ def quartile_walks(traversal: Traversal, data: Any, pool: Pool) -> list[Walk]:
             inside = bool(pool.node[caption] in chain)
             steps.append(Step(time[part[0]], time[part[-1]], pool.texts[caption], int(pool.level[caption]), inside))
         texts = [data.node_text(v) for v in chain]
-        walks.append(Walk(clips[index], float(traversal.precision[index]), steps, texts))
+        walks.append(Walk(_name(data, clips[index]), float(traversal.precision[index]), steps, texts))
     return walks
+
+
+def _name(data: Any, clip: int) -> str:
+    entries = getattr(data, "entries", None)
+    return f"clip {clip}" if entries is None else PurePath(str(entries[clip].path)).name

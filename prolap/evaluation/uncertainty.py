@@ -24,6 +24,7 @@ from prolap.evaluation.retrieval import TwoWay
 from prolap.evaluation.statistics import (
     Interval,
     bootstrap,
+    bootstrap_weighted,
     partial_spearman,
     partial_within,
     spearman,
@@ -61,16 +62,26 @@ def wordy_general(
     A pair is two captions of one clip of which the more general has strictly more words. A model that counts words
     has a rate near 0, one that reads generality near 1, chance is 1/2. Clips count equally.
     """
+    return _wordy_pairs(level, u, length, clip)[0]
+
+
+def _wordy_pairs(
+    level: Sequence[int] | NDArray[np.int64], u: ArrayLike, length: ArrayLike, clip: Sequence[int] | NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
+    """The rates of the clips; and of all clips' pairs: rows [P, 2] (general, specific), outcome [P], weight in the mean [P]."""
     levels, lengths, values = np.asarray(level), np.asarray(length), np.asarray(u, dtype=np.float64)
     clips = np.asarray(clip)
-    rates = []
+    rates, pairs, outcomes, weights = [], [np.zeros((0, 2), dtype=np.int64)], [np.zeros(0)], [np.zeros(0)]
     order = np.argsort(clips, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(clips[order])) + 1):
         pair = (levels[rows, None] < levels[rows]) & (lengths[rows, None] > lengths[rows])
         if pair.any():
             more = (values[rows, None] > values[rows]) + 0.5 * (values[rows, None] == values[rows])
             rates.append(float(more[pair].mean()))
-    return np.array(rates)
+            pairs.append(rows[np.argwhere(pair)])
+            outcomes.append(more[pair])
+            weights.append(np.full(len(outcomes[-1]), 1 / len(outcomes[-1])))
+    return np.array(rates), np.concatenate(pairs), np.concatenate(outcomes), np.concatenate(weights)
 
 
 def by_level(level: ArrayLike, u: ArrayLike) -> list[float]:
@@ -170,12 +181,19 @@ def _generality_section(pool: Pool, u: Floats, length: NDArray[np.int64], seed: 
     known = [own[pool.level[own] >= 0] for own in pool.of_clip]
     rows = np.concatenate(known or [np.zeros(0, dtype=np.int64)])
     clip = np.repeat(np.arange(len(known)), [len(own) for own in known])
-    rates = wordy_general(pool.level[rows], u[rows], length[rows], clip) if len(rows) else np.zeros(0)
+    rates, pairs, outcomes, weights = _wordy_pairs(pool.level[rows], u[rows], length[rows], clip)
     if not len(rates):
         reason = "no clip has a more general caption with more words than a more specific one"
         return {"wordy_general_rate": reason, "wordy_general_interval": reason}
-    interval = bootstrap(rates, seed=seed)
-    return {"wordy_general_rate": interval.value, "wordy_general_interval": interval._asdict()}
+    # clips share captions and so pairs: each distinct pair is drawn once, with the weight of all clips that have it
+    _, first, number = np.unique(rows[pairs], axis=0, return_index=True, return_inverse=True)
+    weight = np.bincount(number.reshape(-1), weights=weights)
+    interval = bootstrap_weighted(outcomes[first], weight, seed=seed)._replace(value=float(rates.mean()))
+    return {
+        "wordy_general_pairs": len(first),
+        "wordy_general_rate": interval.value,
+        "wordy_general_interval": interval._asdict(),
+    }
 
 
 def risk_section(

@@ -109,7 +109,7 @@ def test_train_then_evaluate_with_a_baseline(data: Path, tmp_path: Path, capsys:
     told = capsys.readouterr()
     assert "Retrieval" in told.out
     assert "Embedding 8 sounds ..." in told.err
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    found = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
     assert found["schema_version"] == report.SCHEMA_VERSION
     assert found["config"]["batch_size"] == 4
     assert found["retrieval"]["n"] == 8
@@ -117,23 +117,10 @@ def test_train_then_evaluate_with_a_baseline(data: Path, tmp_path: Path, capsys:
     assert 0 <= found["baseline"]["retrieval"]["t2a"]["r1"] <= 1
     assert found["claims"]
     assert {"name", "value", "control", "threshold", "passed"} <= found["claims"][0].keys()
-    other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other.json"), "--same-text=positive"]
-    assert (
-        main(
-            [
-                "evaluate",
-                str(tmp_path / "run"),
-                "--device=cpu",
-                "--workers=2",
-                "--quiet",
-                *other,
-                "--same-text=positive",
-            ]
-        )
-        == 0
-    )
+    other = ["--data", str(data / "train.csv"), "--out", str(tmp_path / "other"), "--same-text=positive"]
+    assert main(["evaluate", str(tmp_path / "run"), "--device=cpu", "--workers=2", "--quiet", *other]) == 0
     assert not capsys.readouterr().err
-    found = json.loads((tmp_path / "other.json").read_text())
+    found = json.loads((tmp_path / "other" / "metrics.json").read_text())
     assert (found["retrieval"]["n"], found["config"]["data"]["test"]) == (12, str(data / "train.csv"))
     assert found["versions"]["torch"] == version("torch")
     assert found["versions"]["device"] == "cpu"

@@ -44,7 +44,7 @@ def content(config: Config) -> dict:
 
 
 def test_metrics_hold_the_schema_and_every_null_has_its_reason(config: Config, content: dict) -> None:
-    assert json.loads((Path(config.run) / "metrics.json").read_text()) == content
+    assert json.loads((Path(config.run) / "report" / "metrics.json").read_text()) == content
     assert content["schema_version"] == report.SCHEMA_VERSION
     assert content["seed"] == config.seed
     for path, names in SECTIONS.items():
@@ -63,7 +63,7 @@ def test_metrics_hold_the_schema_and_every_null_has_its_reason(config: Config, c
 
 def test_plots_lie_beside_the_metrics(config: Config, content: dict) -> None:
     for name in ("uncertainty", "masking", "traversal", "losses"):
-        assert (Path(config.run) / f"{name}.png").stat().st_size > 10_000
+        assert (Path(config.run) / "report" / f"{name}.png").stat().st_size > 10_000
 
 
 def test_the_baseline_differs_in_its_losses_alone(config: Config) -> None:

@@ -109,7 +109,7 @@ def test_train_resume_and_evaluate_with_a_module_of_the_current_folder(folder: P
     assert "model.audio: got 'toy', want one of" in asked
     assert "`--plugins toy_plugin` imports them" in asked
     prolap(folder, "evaluate", "run", "--quiet", "--plugins", "json,toy_plugin")
-    assert json.loads((folder / "run/metrics.json").read_text())["config"]["model"]["audio"] == "toy"
+    assert json.loads((folder / "run/report/metrics.json").read_text())["config"]["model"]["audio"] == "toy"
 
 
 def test_options_of_plugins_stand_in_the_help(folder: Path) -> None:

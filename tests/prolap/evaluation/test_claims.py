@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from prolap.evaluation.claims import Claim, claims
+from prolap.evaluation.claims import Claim, claims, figure
 from prolap.evaluation.report import print_report
 
 
@@ -36,7 +36,7 @@ def good() -> dict[str, Any]:
         "advantage": span(0.1),
     }
     return {
-        "retrieval": side(0.4),
+        "retrieval": side(0.4) | {"above_chance": span(0.4)},
         "baseline": {
             "retrieval": side(0.39),
             "traversal": {root: {"precision": 0.3, "chance": 0.2} for root in roots},
@@ -44,7 +44,7 @@ def good() -> dict[str, Any]:
         "comparison": {
             "retrieval": {
                 **{name: {"r1": span(0.01)} for name in ("t2a", "a2t")},
-                "mean": {"r1": span(0.01), "above_chance": span(0.4)},
+                "mean": {"r1": span(0.01)},
             },
             "traversal": {root: {"above_chance": span(0.2), "above_baseline": span(0.1)} for root in roots},
         },
@@ -105,7 +105,7 @@ def test_all_claims_pass_where_all_hold(good: dict[str, Any]) -> None:
     ("path", "value", "name"),
     [
         ("comparison.retrieval.mean.r1", span(-0.02), "retrieval"),
-        ("comparison.retrieval.mean.above_chance", span(0.002), "retrieval"),
+        ("retrieval.above_chance", span(0.015), "retrieval"),
         ("inclusion.audio.location_interval", [0.49, 0.6], "inclusion.audio"),
         ("inclusion.text.advantage", span(0.005), "inclusion.text"),
         ("inclusion.text.direction", 0.5, "inclusion.text"),
@@ -121,6 +121,20 @@ def test_all_claims_pass_where_all_hold(good: dict[str, Any]) -> None:
 def test_each_condition_can_fail_its_claim_alone(good: dict[str, Any], path: str, value: Any, name: str) -> None:
     put(good, path, value)
     assert [claim.name for claim in claims(good) if claim.passed is False] == [name]
+
+
+def test_uncertainty_counts_only_where_retrieval_is_above_chance(good: dict[str, Any]) -> None:
+    put(good, "retrieval.above_chance", span(0.005))
+    failed = {claim.name: claim.detail for claim in claims(good) if claim.passed is False}
+    assert failed.keys() == {name for name in NAMES if not name.startswith("traversal")}
+    assert "retrieval is not above chance: +0.005 [-0.005, +0.015]" in failed["uncertainty.length"]
+    del good["retrieval"]["above_chance"]
+    assert by_name(good)["uncertainty.length"].passed is None
+
+
+def test_figures_near_zero_have_digits_that_count() -> None:
+    assert [figure(value) for value in (0.0, 0.1234, -0.000123, 2.0)] == ["0.000", "0.123", "-0.000123", "2.000"]
+    assert figure(0.00045678, "+") == "+0.000457"
 
 
 def test_missing_input_is_neither_passed_nor_failed_and_says_why(good: dict[str, Any]) -> None:

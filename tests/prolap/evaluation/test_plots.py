@@ -40,7 +40,7 @@ def made() -> tuple[dict[str, Any], Evidence]:
     }, Evidence(
         captions={"u": u, "u_random": rng.normal(-4, 0.1, 240), "length": length, "level": level},
         sweep={"audio": row, "text": row},
-        walks=[Walk(k, 0.5, s, chain) for k, s in enumerate((steps, many))],
+        walks=[Walk(f"{k}.wav", 0.5, s, chain) for k, s in enumerate((steps, many))],
         risk={name: risk_coverage(rng.integers(0, 2, 100), rng.random(100)) for name in ("t2a", "a2t")},
     )
 
@@ -71,6 +71,36 @@ def test_plots_without_input_are_left_out(tmp_path: Path) -> None:
     log = tmp_path / "empty.jsonl"
     log.write_text("")
     assert plots.write_plots({"uncertainty": None}, Evidence(), tmp_path, log=log) == []
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure) or path)
+    return figures
+
+
+def test_losses_have_a_floor_and_stand_beside_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures, log = drawn(monkeypatch), tmp_path / "train.jsonl"
+    values = {"a": (9.0, 8.0), "b": (1e3, 1e-9)}
+    log.write_text(
+        "".join(f'{{"step": {s}, "loss/a": {values["a"][s]}, "loss/b": {values["b"][s]}}}\n' for s in (0, 1))
+    )
+    (tmp_path / "dev.jsonl").write_text('{"step": 1, "r1_mean": 0.25}\n{"step": \n')
+    plots.loss_plot(log, tmp_path / "x.png")
+    first, second, dev = figures[0].axes
+    assert (first.get_ylim()[0], second.get_ylim()[0], dev.get_ylim()[0]) == (0, 1.0, 0)
+    assert dev.lines[0].get_xydata().tolist() == [[1, 25]]
+
+
+def test_walks_fill_their_figure_and_name_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures, (_, evidence) = drawn(monkeypatch), made()
+    both = evidence.walks
+    for walks in (both[:1], both):
+        evidence.walks = walks
+        plots.traversal_plot(evidence, tmp_path / "x.png")
+    short, long = (figure.get_size_inches()[1] for figure in figures)
+    assert short < 4 < long
+    assert figures[0].axes[0].get_title() == "0.wav: precision 0.50"
 
 
 def test_undefined_values_and_unmatched_levels_are_drawn_as_such(tmp_path: Path) -> None:

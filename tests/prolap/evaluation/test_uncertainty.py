@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from prolap.evaluation import uncertainty
-from prolap.evaluation.captions import balanced, caption_pool, random_word_strings, word_counts
+from prolap.evaluation.captions import Pool, balanced, caption_pool, random_word_strings, word_counts
 from prolap.evaluation.statistics import partial_spearman, partial_within, spearman, spearman_difference
 from prolap_kernels import Gaussian
 
@@ -117,3 +117,11 @@ def test_balanced_sample_bounds_every_level() -> None:
     rows = balanced(pool, per_level=10, seed=3)
     assert np.bincount(pool.level[rows]).tolist() == [3, 10, 10, 10]
     assert len(set(rows.tolist())) == len(rows)
+
+
+def test_a_pair_that_clips_share_is_drawn_once() -> None:
+    texts = ["some long general words", "terse", "many more general words", "short"]
+    pool = Pool(texts, np.array([0, 3, 0, 3]), np.arange(4), [np.array([0, 1])] * 99 + [np.array([2, 3])])
+    section = uncertainty._generality_section(pool, np.array([1.0, 0.0, 0.0, 1.0]), word_counts(texts), seed=0)
+    assert (section["wordy_general_pairs"], section["wordy_general_rate"]) == (2, 0.99)
+    assert section["wordy_general_interval"] == {"value": 0.99, "low": 0.0, "high": 1.0}
