@@ -99,9 +99,10 @@ def _announce(text: str) -> None:
 def _train(config: Config, progress: bool) -> None:
     """Train, or resume a run that was stopped; SystemExit after an interruption, as the shell expects of a signal."""
     from prolap.cli.train import SIGNAL_STATUS
+    from prolap.training.runs import CONFIG
     from prolap.training.train import train
 
-    result = train(config, resume=Path(config.run).exists(), progress=progress)
+    result = train(config, resume=(Path(config.run) / CONFIG).exists(), progress=progress)
     if result.signal:
         print(f"stopped at step {result.step}; run the same command again to resume.", file=sys.stderr)
         raise SystemExit(SIGNAL_STATUS + result.signal)

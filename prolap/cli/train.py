@@ -17,6 +17,8 @@ _DESCRIPTION = """Train a model. Options build on a preset; a file overrides the
 
   --config FILE  A YAML or TOML file with the options below, nested by section.
   --resume RUN   Continue the run in this folder; the weights end as if it had not been interrupted.
+  --extend       With --resume: train on to a larger --steps or --epochs; the schedule is that of the new length.
+  --wait         Wait while another process writes into the run folder, e.g. a job that is being requeued.
   --quiet        Show no progress."""
 
 
@@ -26,7 +28,8 @@ def add(commands: Any) -> None:
     command.add_argument("-h", "--help", action="store_true")
     command.add_argument("--config")
     command.add_argument("--resume")
-    command.add_argument("--quiet", action="store_true")
+    for switch in ("--extend", "--wait", "--quiet"):
+        command.add_argument(switch, action="store_true")
     command.set_defaults(command=run)
 
 
@@ -49,7 +52,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         config = load_config(file=arguments.config, overrides=rest)
     from prolap.training.train import train
 
-    result = train(config, resume=bool(arguments.resume), progress=not arguments.quiet)
+    result = train(
+        config,
+        resume=bool(arguments.resume),
+        extend=arguments.extend,
+        wait=arguments.wait,
+        progress=not arguments.quiet,
+    )
     if result.signal:
         print(f"stopped at step {result.step}; resume with `prolap train --resume {result.run}`.", file=sys.stderr)
         return SIGNAL_STATUS + result.signal

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prolap.config.options import ConfigError, convert, did_you_mean, leaves, options, read
+from prolap.utils.files import DamagedFile, read_text
 
 COMMAND_LINE = "on the command line"
+DEEPEST = 8  # sections inside sections; options of ours stand three deep
 PLUGINS = "prolap.plugins"  # the entry-point group of packages that bring plug-ins
 _ALTERNATIVES = {"steps": "epochs", "optim.warmup": "optim.warmup_epochs"}  # the second counts until the first is set
 _PRESETS = resources.files("prolap.config").joinpath("presets")
@@ -145,9 +147,10 @@ def _read_file(path: Path) -> Any:
     if path.suffix not in (".yaml", ".yml", ".toml"):
         raise ConfigError(f"configuration: got {path}, want a file that ends in .yaml, .yml or .toml.")
     try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}.") from error
+        return _parse(read_text(path), str(path))
+    except (OSError, DamagedFile) as error:
+        reason = str(error).removesuffix(".")
+        raise ConfigError(f"cannot read the configuration {path.absolute()}: {reason}.") from error
 
 
 def _parse(text: str, name: str) -> Any:
@@ -163,14 +166,15 @@ def _parse(text: str, name: str) -> Any:
     try:
         # YAML gives texts, lists and dicts
         content = tomllib.loads(text) if toml else yaml.load(text, Loader=yaml.BaseLoader) or {}
-        if (size := _size(content, {})) > MOST_VALUES:
-            raise ConfigError(f"{name} is no file of options: it holds {size:,} values, want at most {MOST_VALUES:,}.")
-        return content
+        size = _size(content, {})
     except RecursionError as error:
         raise ConfigError(f"{name} is no file of options: its values are nested too deeply.") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, ValueError) as error:
         kind, reason = "TOML" if toml else "YAML", " ".join(str(error).split())
         raise ConfigError(f"{name} is not valid {kind}: {reason}.") from error
+    if size > MOST_VALUES:
+        raise ConfigError(f"{name} is no file of options: it holds {size:,} values, want at most {MOST_VALUES:,}.")
+    return content
 
 
 def _size(content: Any, sizes: dict[int, int]) -> int:
@@ -187,6 +191,8 @@ def _flatten(values: Any, source: str, prefix: str = "") -> Layer:
     layer: Layer = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
+        if key.count(".") > DEEPEST:
+            raise ConfigError(f"configuration: got sections nested more than {DEEPEST} deep {source}.")
         layer |= _flatten(value, source, f"{key}.") if isinstance(value, Mapping) else {key: (value, source)}
     return layer
 

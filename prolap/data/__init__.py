@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from prolap.config import BaseConfig
-from prolap.data.dataset import AudioTextData, Caption, Split
+from prolap.data.dataset import AudioTextData, Caption, Split, check_size
 from prolap.data.files.layouts import Part
 from prolap.data.files.overlap import Sound, common, report
 from prolap.data.files.recordings import RecordingData
 from prolap.data.union import WeightedUnion, parse
+from prolap.data.union import absolute as absolute_spec
 from prolap.utils.progress import Progress
 
-__all__ = ["AudioTextData", "Caption", "open_data", "parse", "parts_of"]
+__all__ = ["AudioTextData", "Caption", "absolute", "open_data", "parse", "parts_of"]
 
 log = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=BaseConfig)
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -33,9 +39,32 @@ def open_data(config: BaseConfig, split: Split, progress: Progress | None = None
     opened = [part.open(split, config.data, config.seed, progress) for part in parts]
     weights = [part.weight for part in parts]
     data = opened[0] if weights == [1.0] else WeightedUnion(opened, weights)
+    if split == "train":
+        check_size(data, config)  # before files are hashed
     if split == "train" and not config.overfit:
         _check_overlap(config, training, data)
     return data
+
+
+def absolute(config: Config) -> Config:
+    """The configuration with absolute paths of data, caches and `init`, so that it means the same in any folder.
+
+    Errors: ValueError for data that cannot be parsed.
+    """
+    data = config.data
+    changes: dict[str, Any] = {
+        split: absolute_spec(text) for split in SPLITS if (text := getattr(data, split)) is not None
+    }
+    changes |= {name: _absolute(path) for name in ("soundfont", "cache") if (path := getattr(data, name)) is not None}
+    here = config.init is not None and Path(config.init).expanduser().exists()
+    init = _absolute(config.init) if here and config.init else config.init
+    tokenizer = _absolute(config.model.tokenizer) if config.model.tokenizer else None
+    model = replace(config.model, tokenizer=tokenizer)
+    return replace(config, data=replace(data, **changes), init=init, model=model)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 def parts_of(config: BaseConfig, split: Split, training: Sequence[Part]) -> Sequence[Part]:

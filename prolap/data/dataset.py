@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prolap.config import BaseConfig
+
 Split = Literal["train", "dev", "test"]
 Sounds = tuple[range, Tensor, Tensor]
 """Indices of clips, their log-mels [B, frames, mels] and valid frames [B]."""
@@ -71,6 +73,16 @@ class AudioTextData(Protocol):
     def node_text(self, node: int) -> str:
         """A canonical text of a semantic node."""
         ...
+
+
+def check_size(data: AudioTextData, config: BaseConfig) -> None:
+    """ValueError if the data set has fewer clips than a batch, unless no step is asked for."""
+    if config.steps == 0 and config.epochs is None and not config.overfit and not config.dry_run:
+        return
+    size = config.overfit or config.batch_size
+    if len(data) < size:
+        option = "overfit" if config.overfit else "batch_size"
+        raise ValueError(f"{option} is {size}, but {data.name} has only {len(data)} clips")
 
 
 def in_order(data: AudioTextData, size: int, workers: int = 0) -> Iterator[Sounds]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prolap.config import BaseConfig
 from prolap.data.batch import LEVELS, Batch, gathered
-from prolap.data.dataset import AudioTextData, Caption
+from prolap.data.dataset import AudioTextData, Caption, check_size
 from prolap.data.mixing import Mixer
 from prolap.utils.seeding import numpy_generator, torch_generator
 
@@ -49,19 +49,16 @@ class Loader:
         self.data = data
         self.tokenizer = tokenizer
         self.config = config
-        size = config.overfit or config.batch_size
-        if size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {size}")
-        if len(data) < size:
-            option = "overfit" if config.overfit else "batch_size"
-            raise ValueError(f"{option} is {size}, but {data.name} has only {len(data)} clips")
-        self.size = size
+        check_size(data, config)
+        self.size = config.overfit or config.batch_size
         self.mixer = Mixer(data, tokenizer, config) if mixes else None
 
     @property
     def steps_per_epoch(self) -> int:
         """Micro-batches of an epoch."""
-        return 1 if self.config.overfit else len(self.data) // self.size
+        return (
+            1 if self.config.overfit else max(1, len(self.data) // self.size)
+        )  # `steps: 0` may have less than a batch
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  a loader lives as long as its run
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,25 @@ def parse(text: str) -> list[Part]:
     sum need spaces around them, as paths may hold them.
     Errors: ValueError for an unknown layout, an empty term, or a weight that is not a number above 0.
     """
-    return [_part(term.strip(), text) for term in re.split(r"\s\+\s", text)]
+    return [_part(term.strip(), text) for term in _terms(text)]
+
+
+def absolute(text: str) -> str:
+    """The text with absolute paths, which names the same data sets from any folder. Errors: as `parse`."""
+    return " + ".join(_absolute(term.strip(), part) for term, part in zip(_terms(text), parse(text), strict=True))
+
+
+def _absolute(term: str, part: Part) -> str:
+    match = _WEIGHTED.fullmatch(term)
+    name = match["text"] if match else term
+    path = part.layout.absolute(part.path) if part.path else ""
+    if re.search(r"\s[+*]\s", path):  # a folder above has the signs of a sum in its name
+        return term
+    return name[: len(name) - len(part.path)] + path + term[len(name) :]
+
+
+def _terms(text: str) -> list[str]:
+    return re.split(r"\s\+\s", text)
 
 
 def _part(term: str, whole: str) -> Part:

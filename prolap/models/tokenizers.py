@@ -19,6 +19,7 @@ from torch import Tensor
 from prolap.config import ModelConfig
 from prolap.config.options import ConfigError
 from prolap.utils.environment import optional
+from prolap.utils.files import parse_json
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _GPT2_FILES = ("encoder.json", "vocab.bpe")
@@ -247,9 +248,9 @@ def from_json(text: str) -> Tokenizer:
 
     Errors: ValueError if it is none of them.
     """
-    content = json.loads(text)
-    kind = content.get("kind") if isinstance(content, dict) else None
-    if kind not in TOKENIZERS:
+    content = parse_json(text, "the vocabulary")
+    kind = content.get("kind")
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise ValueError(f"text: got a tokenizer of kind {kind!r}, want one of {', '.join(TOKENIZERS)}.")
     return TOKENIZERS[kind].from_content(content)
 

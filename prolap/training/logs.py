@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from prolap.data.dataset import AudioTextData
 from prolap.models.model import ProLAP
 from prolap.training.memory import PHASES
 from prolap.utils.environment import optional
-from prolap.utils.files import sync, write_text
+from prolap.utils.files import read_rows, sync, write_text, writing
 
 TIMING = ("clips_per_second", "data_wait_share", "seconds", *(f"memory/{phase}" for phase in PHASES))
 """Fields that differ from run to run; all others are the same after a resume."""
@@ -24,11 +26,11 @@ class Logs:
     """`train.jsonl` and `dev.jsonl` in the run folder; rows after `step` are dropped on opening."""
 
     def __init__(self, run: Path, step: int, tensorboard: bool = False) -> None:
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, FileIO] = {}
         for kind in ("train", "dev"):
             path = run / f"{kind}.jsonl"
             keep_until(path, step)
-            self._files[kind] = path.open("a", encoding="utf-8")
+            self._files[kind] = path.open("ab", buffering=0)  # else a full disk is told again when the file is closed
         self._board: Any = None
         if tensorboard:
             package = optional("torch.utils.tensorboard", "TensorBoard logs need the package tensorboard")
@@ -36,8 +38,10 @@ class Logs:
 
     def write(self, kind: str, row: Mapping[str, Any]) -> None:
         """Append a row to `<kind>.jsonl`; it has a `step`."""
-        self._files[kind].write(json.dumps(row) + "\n")
-        self._files[kind].flush()
+        file, line = self._files[kind], json.dumps(row).encode() + b"\n"
+        with writing(Path(str(file.name))):
+            while line:  # without a buffer, a write may take only a part
+                line = line[file.write(line) :]
         if self._board is not None:
             for name, value in row.items():
                 if isinstance(value, float):
@@ -46,7 +50,8 @@ class Logs:
     def sync(self) -> None:
         """Push everything to the disk."""
         for file in self._files.values():
-            sync(Path(file.name))
+            with writing(Path(str(file.name))):
+                sync(Path(str(file.name)))
 
     def close(self) -> None:
         """Close the files; the logs cannot be written to afterwards."""
@@ -57,16 +62,19 @@ class Logs:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a last line that was cut short is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The rows of a JSONL file; damaged lines are left out."""
+    return read_rows(path)[0]
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the rows of later steps, and a half-written last line."""
+    """Drop the rows of later steps, a half-written last line and, with a warning, damaged lines."""
     if path.exists():
-        rows = [row for row in read(path) if row["step"] <= step]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        rows, damaged = read_rows(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
+        if damaged:
+            numbers = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+            message = f"{path}: {len(damaged)} damaged lines were left out (line {numbers})."
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def dev_metrics(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prolap.config.loading import to_dict
 from prolap.config.options import ConfigError
-from prolap.data import AudioTextData, open_data
+from prolap.data import AudioTextData, absolute, open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
 from prolap.models.model import ProLAP
@@ -25,7 +25,7 @@ from prolap.training.logs import Logs, batch_metrics, dev_metrics
 from prolap.training.optim import Frozen, build_optimizer, learning_rates, lr_factor, set_lr
 from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
-from prolap.utils import environment
+from prolap.utils import environment, lock
 from prolap.utils.progress import Display, Meter, silent
 from prolap.utils.seeding import torch_generator
 from prolap.weights import checkpoint as checkpoints
@@ -53,20 +53,35 @@ class TrainResult:
     """The signal that interrupted training."""
 
 
-def train(config: Config, *, resume: bool = False, progress: bool = True) -> TrainResult:
+def train(
+    config: Config, *, resume: bool = False, extend: bool = False, wait: bool = False, progress: bool = True
+) -> TrainResult:
     """Train in `config.run`, a new folder, or with `resume` resume the run in it.
 
     A resumed run ends with the same weights, bit for bit, as one that was never interrupted, on the same processor,
-    versions and threads. Ctrl-C and SIGTERM save a checkpoint and return. Raises ConfigError, CheckpointError and
-    TrainingStopped.
+    versions and threads. Ctrl-C and SIGTERM save a checkpoint and return.
+
+    extend: with `resume`, train on to more steps or epochs than the run was started with. wait: until another process
+    that writes into the folder is done, instead of FolderInUse. Raises ConfigError, CheckpointError, TrainingStopped,
+    WriteError for a full disk.
     """
+    if extend and not resume:
+        raise ConfigError("extend: got it without resume, want a run to resume.")
+    config = absolute(config)
+    if resume:
+        runs.load_run_config(Path(config.run))  # raises if the folder holds no run
+    with lock.locked(Path(config.run), wait):
+        return _train(config, resume, extend, progress)
+
+
+def _train(config: Config, resume: bool, extend: bool, progress: bool) -> TrainResult:
     started = time.perf_counter()
     mixes, trains_uncertainty = config.mixes, config.trains_uncertainty  # errors of `loss` come before data are read
     if config.threads:
         torch.set_num_threads(config.threads)
     device = environment.pick_device(config.device)
     versions = environment.versions(device)
-    checkpoint = runs.resume(config, versions) if resume else None
+    checkpoint = runs.resume(config, versions, extend) if resume else None
     if not resume:
         runs.check_new(config)
     init = None if checkpoint else initial.open_init(config)
@@ -82,6 +97,8 @@ def train(config: Config, *, resume: bool = False, progress: bool = True) -> Tra
         trainer = Trainer(config, model, Loader(data, model.vocabulary, config, mixes), dev, versions)
         if checkpoint:
             trainer.restore(checkpoint)
+        if extend:
+            trainer.extend()
         if not resume:
             runs.start(config, versions)
         runs.write_reports(Path(config.run), {"train": data, "dev": dev})
@@ -148,9 +165,21 @@ class Trainer:
                 f"data.train: it has {clips} clips now and had {state['clips']} when the run was started."
             )
         self.step, self.skipped, self.stale, self.best = (state[k] for k in ("step", "skipped", "stale", "best"))
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        before = runs.stored_config(checkpoint)
+        if (before.steps, before.epochs) != (self.config.steps, self.config.epochs):
+            self.stale = 0  # extended since: patience counts anew
+        try:
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise checkpoints.CheckpointError(f"checkpoint {checkpoint.path} has no usable scaler: {error}.") from error
         self.saved = checkpoint.path
+
+    def extend(self) -> None:
+        """Write the new length into the run's configuration; ConfigError if no step is left to take."""
+        if self.steps <= self.step:
+            raise ConfigError(f"extend: got {self.steps} steps in all, want more than the {self.step} taken.")
+        runs.extend(self.config, self.step, self.steps)
 
     def open_logs(self, progress: bool, stack: ExitStack) -> None:
         """Open the logs, without what they hold of later steps, and the display."""

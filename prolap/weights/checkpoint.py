@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass, fields
@@ -23,11 +24,18 @@ from prolap.config import BaseConfig
 from prolap.config.loading import asking_for_plugins, from_dict
 from prolap.models import tokenizers
 from prolap.models.model import ProLAP, build_model
-from prolap.utils.files import sha256, sync, write_text
+from prolap.models.tokenizers import Tokenizer
+from prolap.utils.files import DamagedFile, WriteError, read_json, read_text, sha256, sync, write_text, writing
 
 FOLDER, STATE = "checkpoints", "state.json"
 _TEMPORARY = ".writing-"
 _TENSORS = ("model.safetensors", "optimizer.safetensors")
+_NAME = re.compile(r"step-(\d{8,})")
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "step": int, "clips": int, "stale": int, "skipped": int, "best": (dict, type(None)), "scaler": dict, "config": dict,
+    "trains_uncertainty": bool, "versions": dict, "vocabulary": str, "files": dict,
+}  # fmt: skip
+"""What the state may hold, and of which type; what is missing is asked for where it is needed."""
 Pointer = Literal["best", "latest"]
 
 
@@ -73,6 +81,8 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
         name, _, key = full.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"the optimiser state has {name!r}, which the model lacks.")
+        if (shape := () if key == "step" else parameters[name].shape) != value.shape:
+            raise CheckpointError(f"the optimiser state {full!r} has shape {[*value.shape]}, want {[*shape]}.")
         device = "cpu" if key == "step" else parameters[name].device
         # a fresh copy: what a file maps into memory is aligned otherwise, and so may round otherwise
         optimizer.state[parameters[name]][key] = value.to(device, copy=True)
@@ -81,23 +91,27 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensor
 def save(
     run: Path, state: dict[str, Any], model: dict[str, Tensor], optimizer: dict[str, Tensor], *, best: bool
 ) -> Path:
-    """Write the checkpoint of `state["step"]`, point `latest` (and `best`) at it and delete what no pointer needs."""
-    from safetensors.torch import save_file
+    """Write the checkpoint of `state["step"]`, point `latest` (and `best`) at it and delete what it replaces.
 
+    Errors: WriteError, e.g. of a full disk; then nothing half-written is left, and the checkpoint before is the latest.
+    """
     folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     target, temporary = folder / name_of(state["step"]), folder / (_TEMPORARY + name_of(state["step"]))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, tensors in zip(_TENSORS, (model, optimizer), strict=True):
-        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, temporary / name)
-        sync(temporary / name)
-    content = state | {"format": 1, "files": {name: sha256(temporary / name) for name in _TENSORS}}
-    write_text(temporary / STATE, json.dumps({"sha256": _digest(content), "content": content}, indent=1))
-    if target.exists():  # left by a kill between renaming and pointing
-        shutil.rmtree(target)
-    os.replace(temporary, target)
-    sync(folder)
+    try:
+        with writing(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            for name, tensors in zip(_TENSORS, (model, optimizer), strict=True):
+                _write_tensors(temporary / name, tensors)
+            content = state | {"format": 1, "files": {name: sha256(temporary / name) for name in _TENSORS}}
+            write_text(temporary / STATE, json.dumps({"sha256": _digest(content), "content": content}, indent=1))
+            if target.exists():  # left by a kill between renaming and pointing, or damaged
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+            sync(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     write_text(folder / "latest", target.name + "\n")
     if best:
         write_text(folder / "best", target.name + "\n")
@@ -105,34 +119,63 @@ def save(
     return target
 
 
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, path)
+    except SafetensorError as error:
+        raise WriteError(None, str(error), str(path)) from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors gives a file to its owner alone, whatever the umask
+    sync(path)
+
+
 def prune(run: Path) -> None:
-    """Delete what no pointer names: older checkpoints and what a kill left half-written."""
+    """Delete checkpoints that the latest one replaced, except the best, and what a kill left half-written."""
     folder = run / FOLDER
-    kept = {pointed(run, "latest"), pointed(run, "best")}
+    latest, best = pointed(run, "latest"), pointed(run, "best")
+    steps = steps_of(run)
+    replaced = steps[steps.index(latest) + 1 :] if latest in steps else []
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith(_TEMPORARY) or (path.name.startswith("step-") and path not in kept):
+        if path.name.startswith(_TEMPORARY) or (path in replaced and path != best):
             shutil.rmtree(path, ignore_errors=True)
         elif path.name.endswith(".tmp"):
             path.unlink(missing_ok=True)
 
 
 def align(run: Path, checkpoint: Checkpoint) -> None:
-    """Make `best` what it was at this checkpoint, from which training goes on, and delete what came after."""
-    best = checkpoint.state["best"]
-    if best is None:
-        (run / FOLDER / "best").unlink(missing_ok=True)
+    """Make `best` what it was at this checkpoint, from which training goes on, and delete what that replaced."""
+    best, pointer = checkpoint.state["best"], run / FOLDER / "best"
+    target = run / FOLDER / name_of(best["step"]) if best else None
+    if target is not None and target.is_dir():
+        write_text(pointer, target.name + "\n")
     else:
-        write_text(run / FOLDER / "best", name_of(best["step"]) + "\n")
+        pointer.unlink(missing_ok=True)
+    if target is not None and not target.is_dir():
+        message = f"the best checkpoint so far, {target}, is missing; the next one that is better takes its place."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     prune(run)
 
 
 def pointed(run: Path, pointer: Pointer) -> Path | None:
-    """The checkpoint that the pointer names, whether it is there or not; None without a pointer."""
+    """The checkpoint that the pointer names, whether it is there or not; None without a pointer or with a damaged one."""
     try:
-        name = (run / FOLDER / pointer).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+        name = read_text(run / FOLDER / pointer).strip()
+    except (OSError, DamagedFile):
         return None
-    return run / FOLDER / name
+    return run / FOLDER / name if _NAME.fullmatch(name) else None
+
+
+def steps_of(run: Path) -> list[Path]:
+    """The folders of all checkpoints, the newest first."""
+    folder = run / FOLDER
+    names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(names, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def read(path: Path) -> Checkpoint:
@@ -140,34 +183,47 @@ def read(path: Path) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if missing := [name for name in (*_TENSORS, STATE) if not (path / name).is_file()]:
+        raise CheckpointError(f"checkpoint {path} is incomplete: {', '.join(missing)} is missing.")
     try:
-        record = json.loads((path / STATE).read_text(encoding="utf-8"))
-        content = record["content"]
-        if record["sha256"] != _digest(content):
-            raise CheckpointError(f"checkpoint {path} is damaged: state.json does not match its checksum.")
-        for name, digest in content["files"].items():
-            if sha256(path / name) != digest:
+        content = _state(path)
+        for name in _TENSORS:
+            if sha256(path / name) != content["files"].get(name):
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} does not match its checksum.")
         model, optimizer = (load_file(path / name) for name in _TENSORS)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {path} is incomplete: {Path(error.filename).name} is missing.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}.") from error
+    except (DamagedFile, OSError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {str(error).removesuffix('.')}.") from error
     return Checkpoint(path, content, model, optimizer)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """The content of state.json; a checksum that holds says nothing of who wrote it, so types are checked as well."""
+    record = read_json(path / STATE)
+    content = record.get("content")
+    if not isinstance(content, dict) or record.get("sha256") != _digest(content):
+        raise CheckpointError(f"checkpoint {path} is damaged: {STATE} does not match its checksum.")
+    wrong = [name for name, kind in _TYPES.items() if name in content and not isinstance(content[name], kind)]
+    wrong += [name for name in ("step", "best", "files") if name not in content]
+    best = content.get("best")
+    if not wrong and best and not (isinstance(best.get("step"), int) and isinstance(best.get("value"), int | float)):
+        wrong = ["best"]
+    if wrong:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {STATE} has a wrong or missing {', '.join(wrong)}.")
+    return content
 
 
 def read_latest(run: Path) -> Checkpoint | None:
     """The newest good checkpoint to go on from; None if there never was one.
 
-    Where `latest` is damaged, a warning says so and the one before it is taken, and pointed at; without a good one a
-    CheckpointError is raised.
+    Where `latest` or what it names is missing or damaged, a warning says so, and the newest other one is taken and
+    pointed at; without a good one a CheckpointError is raised. Nothing is deleted.
     """
-    latest = pointed(run, "latest")
-    if latest is None:
+    latest, others = pointed(run, "latest"), steps_of(run)
+    problems = [] if latest else [f"{run / FOLDER / 'latest'} is missing or damaged."]
+    candidates = [*([latest] if latest else []), *(path for path in others if path != latest)]
+    if not candidates:
         return None
-    others = sorted((path for path in latest.parent.glob("step-*") if path.name < latest.name), reverse=True)
-    problems = []
-    for path in [latest, *others]:
+    for path in candidates:
         try:
             checkpoint = read(path)
         except CheckpointError as error:
@@ -175,9 +231,9 @@ def read_latest(run: Path) -> Checkpoint | None:
             continue
         if problems:
             warnings.warn(f"{' '.join(problems)} Going on from {path.name}.", RuntimeWarning, stacklevel=2)
-            write_text(latest.parent / "latest", path.name + "\n")
+            write_text(run / FOLDER / "latest", path.name + "\n")
         return checkpoint
-    raise CheckpointError(f"no good checkpoint in {latest.parent}: {' '.join(problems)}")
+    raise CheckpointError(f"no good checkpoint in {run / FOLDER}: {' '.join(problems)}")
 
 
 def load_model(folder: str | Path, which: Literal["best", "last"] = "best") -> ProLAP:
@@ -197,19 +253,46 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
         return path
     if not (path / FOLDER).is_dir():
         raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
-    target = pointed(path, "best" if which == "best" else "latest")
+    target = pointed(path, "best" if which == "best" else "latest") or _without_pointer(path, which)
     if target is None:
-        last = which == "best" and pointed(path, "latest")
+        last = which == "best" and steps_of(path)
         other = '; `--which last` (which="last" in Python) takes the last one' if last else ""
         raise CheckpointError(f"{path} has no {which} checkpoint yet{other}.")
     return target
+
+
+def _without_pointer(run: Path, which: Literal["best", "last"]) -> Path | None:
+    """What a pointer that is lost would name: the newest good checkpoint, or the best that this one knows of."""
+    for path in steps_of(run):
+        try:
+            best = read(path).state["best"]
+        except CheckpointError:
+            continue
+        target = path if which == "last" else run / FOLDER / name_of(best["step"]) if best else None
+        if target is not None and target.is_dir():
+            message = f"{run / FOLDER} has lost its pointer to the {which} checkpoint, taking {target.name}."
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            return target
+        return None
+    return None
+
+
+def vocabulary_of(checkpoint: Checkpoint) -> Tokenizer:
+    """The checkpoint's tokenizer; CheckpointError if it is none."""
+    try:
+        return tokenizers.from_json(checkpoint.state["vocabulary"])
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the tokenizers' own code makes of forged content
+        reason = " ".join(str(error).split())[:200].removesuffix(".")
+        raise CheckpointError(f"{checkpoint.path / STATE} holds no vocabulary that can be read: {reason}.") from error
 
 
 def model_of(checkpoint: Checkpoint) -> ProLAP:
     """The checkpoint's model in evaluation mode."""
     config = config_of(checkpoint)
     with asking_for_plugins(config.plugins):
-        model = build_model(config, tokenizers.from_json(checkpoint.state["vocabulary"]))
+        model = build_model(config, vocabulary_of(checkpoint))
     restore_model(model, checkpoint)
     return model.eval()
 
@@ -217,7 +300,8 @@ def model_of(checkpoint: Checkpoint) -> ProLAP:
 def config_of(checkpoint: Checkpoint) -> BaseConfig:
     """The configuration the checkpoint was trained with, without the terms of its loss."""
     sections = {field.name for field in fields(BaseConfig)}
-    values = {name: value for name, value in checkpoint.state["config"].items() if name in sections}
+    stored = checkpoint.state.get("config", {})
+    values = {name: value for name, value in stored.items() if name in sections}
     return from_dict(values, f"in {checkpoint.path / STATE}", BaseConfig())
 
 

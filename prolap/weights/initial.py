@@ -10,7 +10,6 @@ import torch
 
 from prolap.config import BaseConfig
 from prolap.config.options import ConfigError, leaves
-from prolap.models import tokenizers
 from prolap.models.encoders import AUDIO, TEXT
 from prolap.models.model import ProLAP, build_model, build_tokenizer
 from prolap.models.tokenizers import Tokenizer
@@ -40,7 +39,7 @@ class FromRun:
     @property
     def vocabulary(self) -> Tokenizer:
         """What the weights read: the checkpoint's own."""
-        return tokenizers.from_json(self.checkpoint.state["vocabulary"])
+        return checkpoints.vocabulary_of(self.checkpoint)
 
     def check(self, config: BaseConfig) -> None:
         """ConfigError that lists every option which says what the weights are and differs."""
@@ -102,7 +101,7 @@ def first_model(
     new run trains log-variances.
     """
     if checkpoint:
-        return build_model(config, tokenizers.from_json(checkpoint.state["vocabulary"])), None
+        return build_model(config, checkpoints.vocabulary_of(checkpoint)), None
     model = build_model(config, (start and start.vocabulary) or build_tokenizer(config, texts))
     return model, start.load(model, trains_uncertainty) if start else None
 

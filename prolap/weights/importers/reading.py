@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prolap.utils.files import DamagedFile, read_json
 from prolap.weights.checkpoint import CheckpointError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -49,10 +49,9 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"init: {file} cannot be read: {error}.") from error
-    return content if isinstance(content, dict) else None
+        return read_json(file)
+    except (OSError, DamagedFile) as error:
+        raise CheckpointError(f"init: {file} cannot be read: {str(error).removesuffix('.')}.") from error
 
 
 def read(file: Path) -> Mapping[str, Any]:

@@ -117,8 +117,9 @@ def test_leftovers_of_a_kill_are_deleted(tmp_path: Path) -> None:
     (folder / ".writing-step-00000002" / "model.safetensors").write_bytes(b"half")
     (folder / ".latest.tmp").write_text("step-0000")
     (folder / name_of(2)).mkdir()
+    (folder / name_of(0)).mkdir()
     checkpoints.prune(tmp_path)
-    assert folders(tmp_path) == {"latest", name_of(1)}
+    assert folders(tmp_path) == {"latest", name_of(1), name_of(2)}  # what nothing replaced stays
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])

@@ -24,6 +24,11 @@ SPLITS: dict[str, dict[str, str]] = {
 class AacDatasets(Layout):
     name, form = "aac", "aac:NAME:FOLDER"
 
+    def absolute(self, path: str) -> str:
+        """NAME as it is, FOLDER as it is named from any folder."""
+        name, colon, root = path.partition(":")
+        return name + colon + (super().absolute(root) if root else "")
+
     def rows(self, path: str, split: str) -> Iterator[Row]:
         """One row a clip of aac_datasets' NAME in its `root` FOLDER; path is `NAME:FOLDER`. Nothing is downloaded.
 

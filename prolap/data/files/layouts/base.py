@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,10 @@ class Layout:
     def own_splits(self, path: str) -> bool:
         """Whether dev and test lie there beside train, so that naming the data set once is enough."""
         return True
+
+    def absolute(self, path: str) -> str:
+        """The path as it is named from any folder; a layout whose path is none, or only part of one, says so here."""
+        return os.path.abspath(Path(path).expanduser())
 
     def title(self, path: str, split: str) -> str:
         """The name of a split in reports and tables."""
@@ -109,7 +114,7 @@ def existing_folder(path: str, layout: str) -> Path:
     """The folder; FileNotFoundError if there is none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise FileNotFoundError(f"{layout}: no folder at {folder}")
+        raise FileNotFoundError(f"{layout}: no folder at {folder.absolute()}")
     return folder
 
 

@@ -29,7 +29,7 @@ class Manifest(Layout):
         if manifest.suffix.lower() not in (".csv", ".jsonl"):
             raise ValueError(f"a manifest must end in .csv or .jsonl, got {manifest}")
         if not manifest.is_file():
-            raise FileNotFoundError(f"no manifest at {manifest}")
+            raise FileNotFoundError(f"no manifest {manifest.name} in {manifest.absolute().parent}")
         try:
             with manifest.open(encoding="utf-8-sig", newline="") as file:
                 if manifest.suffix.lower() == ".csv":
