@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor
 
 from prolap.config.loading import differences, from_dict, to_yaml
 from prolap.config.options import ConfigError
@@ -28,6 +31,37 @@ MAY_CHANGE = (
 LENGTH = ("steps", "epochs")
 """What an extension sets anew."""
 _NOTE = "# extended "
+
+
+Ending = Literal["finished", "early", "interrupted"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run: Path
+    step: int
+    """Optimiser steps taken."""
+    steps: int
+    """Optimiser steps planned."""
+    stopped: Ending
+    best_step: int | None
+    best_value: float | None
+    """The highest value of `best_metric`, and the step it was reached at; None if dev was never evaluated."""
+    seconds: float
+    signal: int | None = None
+    """The signal that interrupted training."""
+
+
+@dataclass
+class StepResult:
+    """One optimiser step, as numbers still on the device."""
+
+    loss: float
+    grad_norm: float
+    stats: dict[str, Tensor] = field(default_factory=dict)
+    """Sums over the micro-batches."""
 
 
 def check_new(config: Config) -> None:

@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from prolap.training import gradcache, memory, runs
 from prolap.training.config import Config
 from prolap.training.logs import Logs, batch_metrics, dev_metrics
 from prolap.training.optim import Frozen, build_optimizer, learning_rates, lr_factor, set_lr
+from prolap.training.runs import Ending, StepResult, TrainResult
 from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
 from prolap.utils import environment, lock
@@ -31,26 +31,7 @@ from prolap.utils.seeding import torch_generator
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights import initial
 
-Ending = Literal["finished", "early", "interrupted"]
 _DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended."""
-
-    run: Path
-    step: int
-    """Optimiser steps taken."""
-    steps: int
-    """Optimiser steps planned."""
-    stopped: Ending
-    best_step: int | None
-    best_value: float | None
-    """The highest value of `best_metric`, and the step it was reached at; None if dev was never evaluated."""
-    seconds: float
-    signal: int | None = None
-    """The signal that interrupted training."""
 
 
 def train(
@@ -118,16 +99,6 @@ def _train(config: Config, resume: bool, extend: bool, progress: bool) -> TrainR
         seconds=time.perf_counter() - started,
         signal=int(interrupt.received) if stopped == "interrupted" and interrupt.received else None,
     )
-
-
-@dataclass
-class StepResult:
-    """One optimiser step, as numbers still on the device."""
-
-    loss: float
-    grad_norm: float
-    stats: dict[str, Tensor] = field(default_factory=dict)
-    """Sums over the micro-batches."""
 
 
 class Trainer:

@@ -170,3 +170,16 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write a safetensors file and push it to the disk; WriteError if that fails."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, path)
+    except SafetensorError as error:
+        raise WriteError(None, str(error), str(path)) from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors gives a file to its owner alone, whatever the umask
+    sync(path)

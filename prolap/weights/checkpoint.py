@@ -25,7 +25,7 @@ from prolap.config.loading import asking_for_plugins, from_dict
 from prolap.models import tokenizers
 from prolap.models.model import ProLAP, build_model
 from prolap.models.tokenizers import Tokenizer
-from prolap.utils.files import DamagedFile, WriteError, read_json, read_text, sha256, sync, write_text, writing
+from prolap.utils.files import DamagedFile, read_json, read_text, sha256, sync, write_tensors, write_text, writing
 
 FOLDER, STATE = "checkpoints", "state.json"
 _TEMPORARY = ".writing-"
@@ -93,7 +93,7 @@ def save(
 ) -> Path:
     """Write the checkpoint of `state["step"]`, point `latest` (and `best`) at it and delete what it replaces.
 
-    Errors: WriteError, e.g. of a full disk; then nothing half-written is left, and the checkpoint before is the latest.
+    Errors: e.g. of a full disk; then nothing half-written is left, and the checkpoint before is the latest.
     """
     folder = run / FOLDER
     target, temporary = folder / name_of(state["step"]), folder / (_TEMPORARY + name_of(state["step"]))
@@ -102,7 +102,7 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             for name, tensors in zip(_TENSORS, (model, optimizer), strict=True):
-                _write_tensors(temporary / name, tensors)
+                write_tensors(temporary / name, tensors)
             content = state | {"format": 1, "files": {name: sha256(temporary / name) for name in _TENSORS}}
             write_text(temporary / STATE, json.dumps({"sha256": _digest(content), "content": content}, indent=1))
             if target.exists():  # left by a kill between renaming and pointing, or damaged
@@ -117,18 +117,6 @@ def save(
         write_text(folder / "best", target.name + "\n")
     prune(run)
     return target
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file({key: value.detach().contiguous().cpu() for key, value in tensors.items()}, path)
-    except SafetensorError as error:
-        raise WriteError(None, str(error), str(path)) from error
-    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors gives a file to its owner alone, whatever the umask
-    sync(path)
 
 
 def prune(run: Path) -> None:
@@ -171,11 +159,7 @@ def steps_of(run: Path) -> list[Path]:
     """The folders of all checkpoints, the newest first."""
     folder = run / FOLDER
     names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(names, key=_step, reverse=True)
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-"))
+    return sorted(names, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def read(path: Path) -> Checkpoint:
