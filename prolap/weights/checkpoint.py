@@ -157,8 +157,7 @@ def pointed(run: Path, pointer: Pointer) -> Path | None:
 
 def steps_of(run: Path) -> list[Path]:
     """The folders of all checkpoints, the newest first."""
-    folder = run / FOLDER
-    names = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    names = [path for path in (run / FOLDER).glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(names, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
