@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,7 +27,7 @@ from prolap.training.synthetic import synthetic_trainer
 from prolap.training.train import Trainer
 
 from .measure import child, free_bytes, peak_used, reset_peak, used_bytes
-from .records import Row, argument_parser, stamp, write_json
+from .records import UNMEASURED, Row, argument_parser, load, origin, stamp, table, write_json
 
 PRESETS = {"quickstart": "quickstart", "published": "prolap", "micro": "prolap+micro"}
 """Size -> preset; micro is for trying this out."""
@@ -130,6 +130,36 @@ def print_row(row: Row) -> None:
     case = f"{row['size']:<12}batch {row['batch']:<6}chunk {row['chunk'] or '-':<6}{mode:<15}"
     figures = row.get("failed") or row.get("absent")
     print(case, figures or f"{row['peak_bytes'] / 1e9:.2f} GB, {row['pairs_per_second']:.2f} pairs/s", flush=True)
+
+
+def report() -> str:
+    """Peak and speed of training steps by batch, chunk and checkpointing: a column for each kind of device."""
+    sides = {"CPU": load("cpu/batch_memory.json"), "GPU": load("cuda/batch_memory.json")}
+    if not any(sides.values()):
+        return UNMEASURED
+    cells: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for name, record in sides.items():
+        for row in record["rows"] if record else ():
+            key = tuple(row[field] for field in ("size", "batch", "chunk", "checkpointing"))
+            cells.setdefault(key, {})[name] = row
+    order = {size: number for number, size in enumerate(dict.fromkeys(key[0] for key in cells))}
+    rows = []
+    for key in sorted(cells, key=lambda key: (order[key[0]], *key[1:])):
+        size, batch, chunk, checkpointing = key
+        step = [size, f"{batch:,}", str(chunk or "-"), "yes" if checkpointing else "-"]
+        rows.append([*step, *(cell for name in sides for cell in _peak_and_speed(cells[key].get(name)))])
+    head = ["size", "batch", "chunk", "checkpointing", "CPU, GB", "pairs/s", "GPU, GB", "pairs/s"]
+    origins = [f"{name}: {origin(record) if record else 'not measured'}" for name, record in sides.items()]
+    return f"{'; '.join(origins)}; float32, weights and optimiser included:\n\n{table(head, rows)}"
+
+
+def _peak_and_speed(row: Row | None) -> list[str]:
+    if row is None:
+        return ["not measured", "-"]
+    if "peak_bytes" not in row:
+        return [str(row.get("absent", "failed")), "-"]
+    speed = row["pairs_per_second"]
+    return [f"{row['peak_bytes'] / 1e9:.2f}", f"{speed:.0f}" if speed >= 10 else f"{speed:.2f}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

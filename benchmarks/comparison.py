@@ -1,4 +1,4 @@
-"""Contenders side by side on one case: a row each, printed and plotted.
+"""Contenders side by side on one case: a row each, printed, plotted and shown in the documents.
 
 Everyone's loss and gradients are checked against float64 first; a wrong result has no time. Memory is the peak above inputs and
 gradients, on a CPU in a process of its own:
@@ -19,7 +19,19 @@ from .cases import Batch, Case, Loss, Shape, cases, make_batch, train
 from .correctness import check
 from .measure import brief, child, interleave, ratio, summary
 from .peers import LIMIT, OURS, PEERS, Peer, refusal
-from .records import Row, argument_parser
+from .records import (
+    UNMEASURED,
+    Row,
+    argument_parser,
+    load,
+    mb_text,
+    origin,
+    quartiles_text,
+    ratio_text,
+    shape_text,
+    shows,
+    table,
+)  # fmt: skip
 from .truth import truth
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -153,6 +165,67 @@ def _plot(rows: Sequence[Row], path: Path) -> Path:
     figure.suptitle(f"{first['case']}, {first['dtype']}, D = {first['shape'][2]}, {first['passes']}")
     figure.savefig(path, dpi=150)
     return path
+
+
+@shows("cpu/ppcl.json")
+def losses(record: Row) -> str:
+    """Time and memory of everyone on one case."""
+    rows = []
+    for row in record["rows"]:
+        if "failed" in row:
+            rows.append([row["contender"], f"failed: {row['failed']}", "", "", ""])
+        elif "absent" not in row:
+            times = (ratio_text(row["times_ours"]), ratio_text(row["times_limit"]))
+            rows.append([row["contender"], quartiles_text(row), mb_text(row), *times])
+    first = record["rows"][0]
+    head = ["", "ms (quartiles)", "MB above inputs and gradients", "time / ours", "time / limit"]
+    return f"N × M × D = {shape_text(first)}, {first['dtype']}, {origin(record)}:\n\n{table(head, rows)}"
+
+
+@shows("cpu/limit.json")
+def limit(record: Row) -> str:
+    """The ratio to the three products, case by case."""
+    cells = {(row["case"], row["contender"]): row for row in record["rows"] if "seconds" in row}
+    others = [name for name in dict.fromkeys(who for _, who in cells) if name not in (OURS, LIMIT)]
+    rows = []
+    for case in dict.fromkeys(row["case"] for row in record["rows"]):
+        own, bare = cells.get((case, OURS)), cells.get((case, LIMIT))
+        if own is None or bare is None:
+            rows.append([case, *["failed"] * (4 + len(others))])
+            continue
+        ratios = [ratio_text(cells[case, who]["times_limit"]) if (case, who) in cells else "-" for who in others]
+        rows.append(
+            [
+                case,
+                quartiles_text(own),
+                quartiles_text(bare),
+                f"**{ratio_text(own['times_limit'])}**",
+                *ratios,
+                mb_text(own),
+            ]
+        )
+    first = record["rows"][0]
+    products = [f"{name} / products" for name in ("ours", *others)]
+    head = ["case", "ours, ms (quartiles)", "three products, ms", *products, "MB"]
+    text = f"N × M × D = {shape_text(first)}, {first['dtype']}, {origin(record)}"
+    return f"{text}; MB: peak of ours above inputs and gradients:\n\n{table(head, rows)}"
+
+
+def elementwise() -> str:
+    """Everyone's time and memory on the matrix of inclusions, forward and with gradients: a table for each run."""
+    names = ("cpu/elementwise.json", "cpu/elementwise-gradients.json")
+    return "\n\n".join(_elementwise(record) for name in names if (record := load(name))) or UNMEASURED
+
+
+def _elementwise(record: Row) -> str:
+    rows = []
+    for row in record["rows"]:
+        figures = [row.get("failed") or row.get("absent", "-"), "", ""]
+        if "seconds" in row:
+            figures = [quartiles_text(row, 1), f"{row['times_ours']:.2f}", mb_text(row)]
+        rows.append([row["case"], shape_text(row), row["contender"], *figures])
+    head = ["case", "N × M × D", "", "ms (quartiles)", "time / ours", "MB above inputs and gradients"]
+    return f"float32, {origin(record)}:\n\n{table(head, rows)}"
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .records import argument_parser, table
+from .compile_check import per_pair
+from .records import UNMEASURED, argument_parser, load, table
 
 
 class Gpu(NamedTuple):
@@ -95,6 +96,26 @@ def bilinear(n: int, widths: Sequence[int], instructions: float, special: float,
         for costs in zip(*(m.schedules() for m in models), strict=True)
     ]  # fmt: skip
     return table([f"predicted ms (× products), {H100.name}, N = M = {n:,}", *(f"D = {d}" for d in widths)], rows)
+
+
+SCORE_KERNEL = ("sigmoid_tile", "sm_90", "bfloat16", {"STORE=1", "SUMS=1"})
+"""Kernel, chip, dtype and flags whose instructions the cost model takes."""
+
+
+def report() -> str:
+    """The cost model at the instructions that the compiler made of the score kernel for an H100."""
+    record = load("compile_check.json") or {"kernels": []}
+    for kernel in record["kernels"]:
+        dtype, tile, *flags = kernel["configuration"].split()
+        if (kernel["kernel"], kernel["chip"], dtype, set(flags)) == SCORE_KERNEL:
+            instructions, special = per_pair(kernel, "instructions"), per_pair(kernel, "special")
+            assert instructions is not None
+            assert special is not None
+            rows, columns = map(int, tile.split("x")[:2])
+            text = f"A tile of {rows} × {columns}; {instructions:.0f} instructions and {special:.1f} special functions a pair"
+            costs = bilinear(65_536, (512, 768, 1024), instructions, special, (rows, columns))
+            return f"{text}, all of the kernel counted:\n\n{costs}"
+    return UNMEASURED
 
 
 def _cost(cost: Cost, model: Model) -> str:

@@ -25,20 +25,18 @@ from prolap_kernels.backends.triton.elementwise import SUMS
 from prolap_kernels.backends.triton.gemm import half_trace
 from prolap_kernels.scores import BILINEAR, ELEMENTWISE, Score
 
-from .machine_code import Chip, Facts, read
-
 
 class AbsentDriver:
     """Answers Triton's questions about the current device for a chip that is not in this machine."""
 
-    def __init__(self, chip: Chip) -> None:
-        self.chip = chip
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget(self.chip.backend, self.chip.arch, self.chip.warp)
+        return self.target
 
     def get_current_device(self) -> str:
-        return self.chip.name  # Triton keeps its compiled kernels by device
+        return str(self.target.arch)  # Triton keeps its compiled kernels by device
 
     def get_current_stream(self, device: object) -> int:
         return 0
@@ -51,9 +49,9 @@ def shipped_kernels() -> set[str]:
     return {k.__name__ for k in functions if "tl.program_id" in k.src}
 
 
-def missing(facts: Sequence[Facts], only: Collection[str] = ()) -> list[str]:
-    """Kernels of the package, or those named, that no launch compiled."""
-    names = (set(only) or shipped_kernels()) - {f.kernel for f in facts}
+def missing(compiled: Collection[str], only: Collection[str] = ()) -> list[str]:
+    """Kernels of the package, or those in `only`, that no launch compiled."""
+    names = (set(only) or shipped_kernels()).difference(compiled)
     return [f"{name}: never compiled; add a launch to benchmarks/launches.py" for name in sorted(names)]
 
 
@@ -136,43 +134,49 @@ def _replaced(table: Any, numbers: tuple[int, ...]) -> Any:
     return type(table)(*numbers)
 
 
-def compile_launches(
-    chip: Chip, tables: dict[str, tuple[int, ...]], only: Collection[str] = (), main: bool = False
-) -> list[Facts]:
-    """Facts of every distinct kernel, or of those named, that the launchers would run on `chip`.
+class Compiled(NamedTuple):
+    """A kernel in one configuration; pairs: of a tile, per thread, 0 where a kernel has none; code: what Triton returns."""
 
-    tables: numbers to try in every row of a table of configurations; main: in bfloat16 and the MAIN forms alone.
+    kernel: str
+    configuration: str
+    needs_matrix: bool
+    pairs: float
+    seconds: float
+    code: Any
+
+
+def compile_launches(
+    target: GPUTarget, kind: str, tables: dict[str, tuple[int, ...]], only: Collection[str] = (), main: bool = False
+) -> list[Compiled]:
+    """Every distinct kernel, or those in `only`, that the launchers would run on a chip.
+
+    kind: names the chip's rows in tables of configurations; tables: numbers to try in every row of such a table; main: in
+    bfloat16 and the MAIN forms alone.
     """
-    facts: dict[tuple[str, str], Facts] = {}
+    compiled: dict[tuple[str, str], Compiled] = {}
 
     def compile_only(kernel: Any, programs: int, args: Any, constants: dict[str, Any], config: Any) -> None:
         key = kernel.__name__, _configuration(kernel, args, constants, config)
-        if key in facts or (only and kernel.__name__ not in only):
+        if key in compiled or (only and kernel.__name__ not in only):
             return
         start = time.perf_counter()
         options = configs.launch_options(config)
-        if chip.backend == "hip":  # as there, where torch itself says so
+        if target.backend == "hip":  # as there, where torch itself says so
             options.pop("maxnreg", None)
-        compiled = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
+        code = kernel.run(*args, **constants, **options, grid=(programs,), warmup=True)
         seconds = time.perf_counter() - start
         products = "tl.dot" in kernel.src + "".join(_called(kernel))
-        facts[key] = Facts(
-            *key,
-            chip.name,
-            needs_matrix=products and _dtype(args).itemsize == 2,
-            **read(compiled, chip),
-            seconds=round(seconds, 2),
-            pairs=_pairs(kernel, constants, config, chip),
-        )
+        needs_matrix, pairs = products and _dtype(args).itemsize == 2, _pairs(kernel, constants, config, target)
+        compiled[key] = Compiled(*key, needs_matrix, pairs, round(seconds, 2), code)
 
-    dtypes = tuple(dtype for kind, dtype in configs.ACCUMULATE if kind == chip.kind)
-    driver.set_active(AbsentDriver(chip))
+    dtypes = tuple(dtype for row, dtype in configs.ACCUMULATE if row == kind)
+    driver.set_active(AbsentDriver(target))
     answers = {name: _replaced(getattr(configs, name), numbers) for name, numbers in tables.items()}
-    answers |= {"launch": compile_only, "chip_of": lambda _: chip.kind, "generation": lambda _: generation(chip)}
+    answers |= {"launch": compile_only, "chip_of": lambda _: kind, "generation": lambda _: generation(target)}
     with mock.patch.multiple(configs, **answers):
         run_launchers((torch.bfloat16,) if main else dtypes, MAIN if main else MAIN + OTHER)
         run_elementwise(ELEMENTWISE[:1] if main else ELEMENTWISE)
-    return list(facts.values())
+    return list(compiled.values())
 
 
 def _called(kernel: JITFunction) -> Iterator[str]:
@@ -181,9 +185,9 @@ def _called(kernel: JITFunction) -> Iterator[str]:
             yield value.src
 
 
-def generation(chip: Chip) -> int:
+def generation(target: GPUTarget) -> int:
     """`configs.generation` of a chip that is not here."""
-    return int(chip.arch) // 10 if chip.backend == "cuda" else 0
+    return int(target.arch) // 10 if target.backend == "cuda" else 0
 
 
 def _dtype(args: Any) -> torch.dtype:
@@ -192,11 +196,11 @@ def _dtype(args: Any) -> torch.dtype:
     return dtype
 
 
-def _pairs(kernel: Any, constants: dict[str, Any], config: Any, chip: Chip) -> float:
+def _pairs(kernel: Any, constants: dict[str, Any], config: Any, target: GPUTarget) -> float:
     """Pairs that a thread of a pair kernel works on, 0 for other kernels."""
     if not kernel.__name__.endswith("_tile"):
         return 0.0
-    return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (config.warps * chip.warp))
+    return float(constants["BLOCK_M"] * constants["BLOCK_N"] / (config.warps * target.warp_size))
 
 
 SHOWN = ("IDS", "SWAPPED", "NEGATIVES_ONLY", "WEIGHTED", "STORE", "SUMS", "STATS", "GIVEN", "OFFSETS", "TRANSPOSED", "MODE",

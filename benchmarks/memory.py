@@ -28,7 +28,7 @@ from prolap_kernels import Gaussian, pairwise_score, pairwise_topk
 
 from .cases import Shape
 from .measure import child, free_bytes, peak_used, reset_peak, seconds, used_bytes
-from .records import Row, argument_parser, stamp, write_json
+from .records import Row, argument_parser, mb_text, origin, shape_text, shows, stamp, table, write_json
 
 K = 10
 LARGE = 100_000
@@ -123,6 +123,27 @@ def print_row(row: Row) -> None:
     figures = row.get("failed") or row.get("absent") or f"{row['peak_bytes'] / 1e6:,.0f} MB, {row['seconds']:.2f} s"
     matrix = f"N x M: {row['matrix_bytes'] / 1e6:,.0f} MB"
     print(f"{row['case']:<16}{shape:<26}{row['way']:<8}{figures} ({matrix})", flush=True)
+
+
+@shows("cpu/memory.json")
+def report(record: Row) -> str:
+    """Peaks of what looks at all scores, in blocks and by the matrix."""
+    cells: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in record["rows"]:
+        cells.setdefault((row["case"], shape_text(row)), {})[row["way"]] = row
+    rows = []
+    for (case, shape), ways in cells.items():
+        size = f"{ways['blocks']['matrix_bytes'] / 1e6:,.0f}"
+        rows.append([f"`{case}`", shape, *_peak(ways["blocks"]), *_peak(ways["matrix"], f"{size} alone")])
+    head = ["case", "N × M × D", "blocks, MB", "s", "by the matrix, MB", "s"]
+    return f"Peak above inputs and results, float32, {origin(record)}:\n\n{table(head, rows)}"
+
+
+def _peak(row: Row, absent: str = "-") -> list[str]:
+    """MB and seconds; `absent` where there was no room."""
+    if "absent" in row:
+        return [absent, "-"]
+    return ["failed", "-"] if "failed" in row else [mb_text(row), f"{row['seconds']:.2f}"]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .records import ROOT, Row, argument_parser, stamp, write_json
+from .records import ROOT, Row, argument_parser, origin, shows, stamp, table, write_json
 
 RATE = 32_000
 PAUSE = 0.3
@@ -137,13 +137,13 @@ def write_audiocaps(folder: Path, stamps: Path, counts: Sequence[int], seed: int
     for index, (split, count) in enumerate(zip(SPLITS["audiocaps"], counts, strict=True)):
         (folder / split).mkdir(parents=True)
         with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
+            writer = csv.writer(file)
+            writer.writerow(["audiocap_id", "youtube_id", "start_time", "caption"])
             for clip, (wave, texts) in enumerate(clips("audiocaps", stamps, count, seed + index)):
                 name = f"{split[:2]}{clip:09d}"  # eleven characters, as YouTube's
                 soundfile.write(folder / split / f"{name}_30.wav", wave, RATE)
                 for text in texts[clip % 3 : clip % 3 + 1] if split == "train" else texts:
-                    table.writerow([number := number + 1, name, 30, text])
+                    writer.writerow([number := number + 1, name, 30, text])
 
 
 def write_clotho(folder: Path, stamps: Path, counts: Sequence[int], seed: int) -> None:
@@ -153,12 +153,12 @@ def write_clotho(folder: Path, stamps: Path, counts: Sequence[int], seed: int) -
     for index, (split, count) in enumerate(zip(SPLITS["clotho"], counts, strict=True)):
         (folder / split).mkdir(parents=True)
         with (folder / f"clotho_captions_{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["file_name", *(f"caption_{number}" for number in range(1, 6))])
+            writer = csv.writer(file)
+            writer.writerow(["file_name", *(f"caption_{number}" for number in range(1, 6))])
             for clip, (wave, texts) in enumerate(clips("clotho", stamps, count, seed + 10 + index)):
                 name = f"{split} {clip}.wav"  # names of Clotho hold spaces
                 soundfile.write(folder / split / name, wave, RATE)
-                table.writerow([name, *texts])
+                writer.writerow([name, *texts])
 
 
 def unpacked(package: Path, folder: Path) -> Path:
@@ -237,6 +237,20 @@ def run(args: argparse.Namespace) -> None:
             runs = json.loads(args.json.read_text())["runs"] if args.json.is_file() else {}
             runs[name] = row
             write_json(args.json, {"runs": {known: runs[known] for known in RUNS if known in runs}})
+
+
+@shows("cpu/miniature.json")
+def report(record: Row) -> str:
+    """What the runs on recorded sound in the public layouts came to."""
+    rows = []
+    for name, run in record["runs"].items():
+        retrieval = run["retrieval"]
+        cells = [f"{100 * retrieval[way]['r1']:.1f} / {100 * retrieval[way]['map10']:.1f}" for way in ("t2a", "a2t")]
+        command = f"`--preset {run['preset']} {' '.join(run['options'])}`"
+        rows.append([f"{name}: {command}", str(retrieval["n"]), *cells, f"{100 * retrieval['chance_r1']:.1f}"])
+    head = ["run", "N", "T→A R@1 / mAP@10, %", "A→T R@1 / mAP@10, %", "chance R@1, %"]
+    origins = dict.fromkeys(origin(run["stamp"]) for run in record["runs"].values())
+    return f"{'; '.join(origins)}; random initial weights:\n\n{table(head, rows)}"
 
 
 def main() -> None:

@@ -8,12 +8,14 @@ the table of them. Test is never opened here.
 
 from __future__ import annotations
 
+import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from .records import RESULTS, Row, argument_parser, stamp, write_json
-from .trainer_tables import RECIPE_COLUMNS, read
+from . import records
+from .records import RESULTS, UNMEASURED, Row, argument_parser, at_path, origin, stamp, table, write_json
 
 COUPLED = ["model.logvar_init=-6", "model.logvar_bounds=[-9, 0]"]
 """Variances large enough that the contrastive loss moves them too."""
@@ -27,6 +29,17 @@ RECIPES: dict[str, list[str]] = {
     "vib": ["loss.vib.weight=0.02"],
 }
 """Name -> what differs from the preset `quickstart`; `baseline` is the deterministic model."""
+
+
+RECIPE_COLUMNS = {
+    "R@1 A→T, %": ("retrieval.a2t.r1", 100),
+    "R@1 T→A, %": ("retrieval.t2a.r1", 100),
+    "location audio": ("inclusion.audio.location", 1),
+    "location text": ("inclusion.text.location", 1),
+    "partial ρ of level": ("uncertainty.level_partial", 1),
+    "wordy general wider": ("uncertainty.wordy_general_rate", 1),
+}
+"""Title -> path into the metrics of a recipe, and what it is multiplied by."""
 
 
 def measure(name: str, seed: int, steps: int | None = None, threads: int | None = None) -> Row:
@@ -53,6 +66,28 @@ def measure(name: str, seed: int, steps: int | None = None, threads: int | None 
     return stamp("cpu") | row | metrics
 
 
+def report() -> str:
+    """Mean and deviation over seeds of every recipe."""
+    groups: dict[str, list[Row]] = {}
+    for path in sorted((records.RESULTS / "recipes").glob("*.json")):
+        record = json.loads(path.read_text())
+        groups.setdefault(record["recipe"], []).append(record)
+    if not groups:
+        return UNMEASURED
+    rows = []
+    for name in sorted(groups, key=lambda n: (n != "preset", n)):
+        cells = []
+        for path, factor in RECIPE_COLUMNS.values():
+            values = [factor * v for record in groups[name] if (v := at_path(record, path)) is not None]
+            digits = 1 if factor == 100 else 2
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}" if values else "-")
+        changed = ", ".join(f"`{word}`" for word in groups[name][0]["overrides"])
+        rows.append([f"{name} ({changed})" if changed else name, str(len(groups[name])), *cells])
+    note = "; ".join(sorted({origin(record) for group in groups.values() for record in group}))
+    return f"{table(['recipe (what differs)', 'seeds', *RECIPE_COLUMNS], rows)}\n\n{note} (+: tracked files differed)"
+
+
 def main() -> None:
     parser = argument_parser("recipes", __doc__)
     parser.add_argument("names", nargs="*", choices=[*RECIPES, "baseline", []], metavar="NAME")
@@ -65,7 +100,7 @@ def main() -> None:
         for seed in args.seeds:
             record = measure(name, seed, args.steps, args.threads)
             write_json(args.out / f"{name.replace(' ', '-')}-{record['steps']}-seed{seed}.json", record)
-            print(name, seed, {title: read(record, path) for title, (path, _) in RECIPE_COLUMNS.items()}, flush=True)
+            print(name, seed, {title: at_path(record, path) for title, (path, _) in RECIPE_COLUMNS.items()}, flush=True)
 
 
 if __name__ == "__main__":

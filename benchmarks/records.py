@@ -114,3 +114,39 @@ def origin(record: Row) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def shape_text(row: Row) -> str:
+    return " × ".join(f"{size:,}" for size in row["shape"])
+
+
+def ratio_text(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+
+
+def _digits(row: Row) -> int:
+    return 0 if row["seconds"] >= 0.1 else 1 if row["seconds"] >= 0.01 else 3
+
+
+def ms_text(row: Row, digits: int | None = None) -> str:
+    """Median."""
+    return f"{1e3 * row['seconds']:,.{_digits(row) if digits is None else digits}f}"
+
+
+def quartiles_text(row: Row, digits: int | None = None) -> str:
+    """Median, and quartiles behind it."""
+    digits = _digits(row) if digits is None else digits
+    low, high = (f"{1e3 * q:,.{digits}f}" for q in row["quartiles"])
+    return f"{ms_text(row, digits)} ({low}–{high})"
+
+
+def mb_text(row: Row) -> str:
+    size = row.get("peak_bytes")
+    return "-" if size is None else f"{size / 1e6:,.0f}"
+
+
+def at_path(metrics: Any, path: str) -> Any:
+    """metrics["a"]["b"] for "a.b"; None where there is nothing."""
+    for key in path.split("."):
+        metrics = metrics.get(key) if isinstance(metrics, dict) else None
+    return metrics

@@ -10,28 +10,76 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from . import cost_model, loss_tables, trainer_tables
-from .records import ROOT, argument_parser
+from prolap.evaluation.claims import figure
+
+from . import batch_memory, comparison, compile_check, cost_model, gpu, memory, miniature, recipes, step
+from .records import RESULTS, ROOT, UNMEASURED, Row, argument_parser, at_path, load, origin, shows, table
+
+
+@shows("quickstart/metrics.json")
+def quickstart(record: Row) -> str:
+    """Retrieval beside the baseline's, and the claims."""
+    rows = []
+    for key, label in (("a2t", "A→T"), ("t2a", "T→A")):
+        for part, note in (("retrieval", ""), ("retrieval.unseen_sources", ", unseen sources")):
+            sides = at_path(record, part), at_path(record, f"baseline.{part}")
+            cells = [" / ".join(f"{100 * side[key][m]:.1f}" for side in sides) for m in ("r1", "r5", "r10", "map10")]
+            rows.append([label + note, *cells])
+    retrieval = table(["test, model / baseline, %", "R@1", "R@5", "R@10", "mAP@10"], rows)
+    words = {True: "passed", False: "**failed**", None: "not measured"}
+    claims = table(["claim", "value", "control", "threshold", ""], [
+        [c["name"], _number(c["value"]), _number(c["control"]), f"{c['threshold']:g}", words[c["passed"]]]
+        for c in record["claims"]
+    ])  # fmt: skip
+    versions = record["versions"]
+    text = "; ".join([
+        f"N = {record['retrieval']['n']:,} clips, chance {100 * record['retrieval']['chance_r1']:.1f} %",
+        f"{versions['cpu']}, {versions['threads']} threads, commit {str(record['commit'])[:7]}, seed {record['seed']}",
+        ", ".join(f"{name} {record['seconds'][name]:.0f} s" for name in ("render", "train", "evaluate", "total")),
+    ])  # fmt: skip
+    return f"{text}:\n\n{retrieval}\n\n{claims}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else figure(value)
+
+
+def reliability() -> str:
+    """What each campaign counted, and how many of its cases failed."""
+    files = sorted((RESULTS / "reliability").glob("*.json"))
+    found = [load(f"reliability/{path.name}") for path in files]
+    rows = [
+        (
+            each["campaign"],
+            f"{each['count']:,} {each['unit']}",
+            f"{each['failed']:,}",
+            str(each["first_seed"]),
+            origin(each),
+        )
+        for each in found
+    ]
+    return table(("campaign", "count", "failures", "first seed", "on"), rows) if rows else UNMEASURED
+
 
 DOCUMENTS = tuple(
     ROOT / name
     for name in ("README.md", "docs/performance.md", "docs/reproduce.md", "docs/training.md", "docs/reliability.md")
 )
 SECTIONS: dict[str, Callable[[], str]] = {
-    "quickstart": trainer_tables.quickstart,
-    "recipes": trainer_tables.recipes,
-    "miniature": trainer_tables.miniature,
-    "batch-memory": trainer_tables.batch_memory,
-    "losses": loss_tables.losses,
-    "limit": loss_tables.limit,
-    "memory": loss_tables.memory,
-    "elementwise": loss_tables.elementwise,
-    "step": loss_tables.step,
-    "compiled": loss_tables.compiled,
-    "bilinear-model": loss_tables.bilinear_model,
+    "quickstart": quickstart,
+    "recipes": recipes.report,
+    "miniature": miniature.report,
+    "batch-memory": batch_memory.report,
+    "losses": comparison.losses,
+    "limit": comparison.limit,
+    "memory": memory.report,
+    "elementwise": comparison.elementwise,
+    "step": step.report,
+    "compiled": compile_check.report,
+    "bilinear-model": cost_model.report,
     "elementwise-model": cost_model.elementwise,
-    "gpu": loss_tables.gpu,
-    "reliability": trainer_tables.reliability,
+    "gpu": gpu.report,
+    "reliability": reliability,
 }
 MARKED = re.compile(r"(<!-- report: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

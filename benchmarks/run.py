@@ -27,12 +27,11 @@ import torch
 
 from .cases import Shape, cases
 from .comparison import DTYPES, compare, plot_rows, print_rows
-from .gpu_checks import correctness, sanitizer
-from .gpu_times import candidates, ceilings, elementwise, extent, key_cells, launches, step
+from .correctness import correctness, sanitizer
+from .gpu import candidates, ceilings, elementwise, extent, key_cells, launches, step
 from .peers import OURS, PEERS
 from .records import RESULTS, Row, argument_parser, stamp, write_json
-from .session import DRY, REAL, Session
-from .targets import targets
+from .session import DRY, REAL, Session, targets
 
 SECTIONS = {
     "correctness": correctness,

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prolap_kernels import Gaussian, Inclusion, Vib, matched_losses, ppcl_loss
 
 from . import measure
-from .records import Row, argument_parser, stamp, write_json
+from .records import Row, argument_parser, mb_text, origin, quartiles_text, shows, stamp, table, write_json
 
 BATCH, WIDTH, SHARE, AUDIO_COPIES, TEXT_COPIES = 256, 1024, 0.125, 2, 3
 HIERARCHY, CROSS, VIB = 5e-3, 5e-7, 1e-5
@@ -214,6 +214,21 @@ def rows(device: str, repeat: int) -> list[Row]:
                 row |= {"operators": operators(name, step, views)} | measure.child("benchmarks.step", "--peak", name)
         result.append(row)
     return result
+
+
+@shows("cpu/step.json")
+def report(record: Row) -> str:
+    """The losses of a ProLAP step."""
+    lines = []
+    for row in record["rows"]:
+        figures = [row.get("failed", "-"), "", "", ""]
+        if "seconds" in row:
+            operators = "-" if row.get("operators") is None else str(row["operators"])
+            figures = [quartiles_text(row, 1), f"{row['times_ours']:.2f}", mb_text(row), operators]
+        lines.append([row["contender"], *figures])
+    head = ["", "ms (quartiles)", "time / ours", "MB", "operators"]
+    text = f"Batch 256, D = 1,024, forward and backward, float32, {origin(record)}"
+    return f"{text}:\n\n{table(head, lines)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

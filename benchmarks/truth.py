@@ -18,7 +18,7 @@ from prolap_kernels.reference import score_matrix
 from prolap_kernels.scores import CONVENTIONS, SCORES
 
 from .cases import Batch, Loss, ours, train
-from .eager import dense_loss, eager
+from .peers import dense_loss, eager
 
 LITERAL_CELLS, DENSE_CELLS = 1 << 25, 1 << 26
 """The reference up to so many N x M x D, dense eager torch up to so many N x M (tests hold the two together), beyond it the

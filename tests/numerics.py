@@ -79,7 +79,9 @@ def outcomes(report: Path) -> dict[str, dict[str, int]]:
 
 def matrix(files: Sequence[str], path: Path | None) -> int:
     """All settings; 1 if a test failed."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     content = json.loads(path.read_text()) if path and path.is_file() else {"settings": {}}
     totals = []
     for setting in MATRIX:

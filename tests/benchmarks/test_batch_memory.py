@@ -12,7 +12,6 @@ from benchmarks import batch_memory, records
 from benchmarks.batch_memory import CPU, CUDA, Case
 from benchmarks.measure import child
 from benchmarks.records import stamp
-from benchmarks.trainer_tables import batch_memory as table
 
 
 def test_a_row_is_a_real_step() -> None:
@@ -53,17 +52,17 @@ def test_what_has_no_room_is_left_out_and_said(
     assert absent == [(2, 0, None), (4, 0, None), (8, 0, "no room"), (8, 0, "no room"), (8, 2, None), (16, 2, None)]
     assert "published   batch 8     chunk -                     no room" in capsys.readouterr().out
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert "| published | 4 | - | - | 0.40 | 4.00 | not measured | - |" in table()
-    assert "| published | 8 | - | yes | no room | - | not measured | - |" in table()
-    assert "| published | 16 | 2 | - | 1.60 | 16 | not measured | - |" in table()
-    assert "GPU: not measured" in table()
+    assert "| published | 4 | - | - | 0.40 | 4.00 | not measured | - |" in batch_memory.report()
+    assert "| published | 8 | - | yes | no room | - | not measured | - |" in batch_memory.report()
+    assert "| published | 16 | 2 | - | 1.60 | 16 | not measured | - |" in batch_memory.report()
+    assert "GPU: not measured" in batch_memory.report()
 
 
 def test_failures_and_the_end_of_the_time_are_rows_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake(monkeypatch, quickstart_1024={"failed": "MemoryError"})
     assert batch_memory.main(["--size", "quickstart", "--json", str(tmp_path / "cpu" / "batch_memory.json")]) == 1
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert "| quickstart | 1,024 | 128 | - | failed | - | not measured | - |" in table()
+    assert "| quickstart | 1,024 | 128 | - | failed | - | not measured | - |" in batch_memory.report()
     rows = batch_memory.compare(CPU, "cpu", 1, 0.0, None)
     assert {row["absent"] for row in rows} == {"no time left"}
 
@@ -77,10 +76,10 @@ def test_a_process_that_dies_says_of_what() -> None:
 
 def test_a_gpu_has_columns_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert table() == records.UNMEASURED
+    assert batch_memory.report() == records.UNMEASURED
     row = Case("published", 64, 32)._asdict() | {"peak_bytes": 8e9, "pairs_per_second": 123.4}
     (tmp_path / "cuda").mkdir()
     content = stamp("cpu") | {"device": "a GPU", "rows": [row]}
     (tmp_path / "cuda" / "batch_memory.json").write_text(json.dumps(content))
-    assert "| published | 64 | 32 | - | not measured | - | 8.00 | 123 |" in table()
-    assert "CPU: not measured; GPU: a GPU" in table()
+    assert "| published | 64 | 32 | - | not measured | - | 8.00 | 123 |" in batch_memory.report()
+    assert "CPU: not measured; GPU: a GPU" in batch_memory.report()

@@ -16,9 +16,8 @@ from benchmarks import comparison, run
 from benchmarks.cases import cases, make_batch, ours, train
 from benchmarks.comparison import compare
 from benchmarks.correctness import check, errors
-from benchmarks.eager import eager
 from benchmarks.measure import interleave, ratio
-from benchmarks.peers import EAGER, LIMIT, OURS, PEERS, refusal
+from benchmarks.peers import EAGER, LIMIT, OURS, PEERS, eager, refusal
 from benchmarks.records import stamp
 from benchmarks.truth import results, truth
 from prolap_kernels import OBJECTIVES

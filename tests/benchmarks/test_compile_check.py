@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 if sys.platform != "linux":
     pytest.skip("Triton compiles on Linux alone", allow_module_level=True)
 
-from benchmarks.machine_code import CHIPS, Facts, violations
+from benchmarks.compile_check import CHIPS, Facts, violations
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = ["sm_80", "sm_90", "gfx942"]

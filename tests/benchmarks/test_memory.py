@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import loss_tables, memory, records
+from benchmarks import memory, records
 from benchmarks.records import stamp
 from tests.tolerances import assert_same, likely
 
@@ -31,7 +31,7 @@ def test_figures_come_from_processes_of_their_own(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     (tmp_path / "cpu").mkdir()
     out.rename(tmp_path / "cpu" / "memory.json")
-    assert f"| {blocks['peak_bytes'] / 1e6:,.0f} | {blocks['seconds']:.2f} |" in loss_tables.memory()
+    assert f"| {blocks['peak_bytes'] / 1e6:,.0f} | {blocks['seconds']:.2f} |" in memory.report()
 
 
 def test_a_matrix_without_room_is_computed_and_a_failure_shown(
@@ -49,6 +49,6 @@ def test_a_matrix_without_room_is_computed_and_a_failure_shown(
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "memory.json").write_text(json.dumps(stamp("cpu") | {"rows": rows}))
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert "| 5 | 1.00 | 800 alone | - |" in loss_tables.memory()
-    assert "| failed | - | 400 alone | - |" in loss_tables.memory()
+    assert "| 5 | 1.00 | 800 alone | - |" in memory.report()
+    assert "| failed | - | 400 alone | - |" in memory.report()
     assert memory.main(["--case", "topk-csd", "--shape", "9", "9", "2"]) == 1

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from benchmarks.cases import cases, make_batch, ours
-from benchmarks.eager import eager
-from benchmarks.peers import EAGER
+from benchmarks.peers import EAGER, eager
 from benchmarks.profile import STEPS, gather
 from benchmarks.profile import main as profile_main
 

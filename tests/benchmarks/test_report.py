@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import loss_tables, records, report
+from benchmarks import compile_check, cost_model, records, report
 
 
 @pytest.mark.parametrize("path", report.DOCUMENTS, ids=lambda p: p.name)
@@ -48,8 +48,8 @@ def test_machine_code_becomes_tables_and_a_prediction(tmp_path: Path, monkeypatc
         "instructions": 5120,
     }
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    assert loss_tables.compiled() == loss_tables.bilinear_model() == records.UNMEASURED
+    assert compile_check.report() == cost_model.report() == records.UNMEASURED
     (tmp_path / "compile_check.json").write_text(json.dumps({"kernels": [kernel], "violations": []}))
-    assert loss_tables.per_pair(kernel, "special") == 2.0
-    assert "255 / 2 / 32 / 2.00" in loss_tables.compiled()
-    assert "40 instructions and 2.0 special functions a pair" in loss_tables.bilinear_model()
+    assert compile_check.per_pair(kernel, "special") == 2.0
+    assert "255 / 2 / 32 / 2.00" in compile_check.report()
+    assert "40 instructions and 2.0 special functions a pair" in cost_model.report()

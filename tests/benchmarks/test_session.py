@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loss_tables, run
+from benchmarks import gpu, run
 from benchmarks.peers import LIMIT, OURS
-from benchmarks.session import DRY, REAL, Session
-from benchmarks.targets import judged
+from benchmarks.session import DRY, REAL, Session, judged
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -34,9 +33,9 @@ def test_the_gpu_session_runs_dry_and_whole(tmp_path: Path, capsys: pytest.Captu
     timed = [row for name in ("key", "sweep") for row in record["sections"][name] if "absent" not in row]
     assert [row for row in timed if "failed" in row] == []
     assert all(row["peak_bytes"] >= 0 and row["seconds"] > 0 for row in timed)
-    assert loss_tables.gpu().count(record["device"]) == 0 or not record["dry_run"]
-    assert loss_tables.device(record) == ""  # a dry run is never shown
-    shown = loss_tables.device(record | {"dry_run": False})
+    assert gpu.report().count(record["device"]) == 0 or not record["dry_run"]
+    assert gpu.device_report(record) == ""  # a dry run is never shown
+    shown = gpu.device_report(record | {"dry_run": False})
     assert "unmeasured" in shown
     assert "as shipped" in shown
 

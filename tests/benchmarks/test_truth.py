@@ -8,8 +8,7 @@ import torch
 from benchmarks import truth as module
 from benchmarks.cases import cases, make_batch
 from benchmarks.correctness import check
-from benchmarks.eager import dense_loss
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import OURS, PEERS, dense_loss
 from benchmarks.truth import pick, results, sampled, sizes, strip_results, truth
 from tests.tolerances import assert_same
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
-from typing import NamedTuple
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 
+from . import records
 from . import step as training_step
 from .cases import Batch, cases, make_batch, ours, train
 from .comparison import compare, print_rows
 from .correctness import errors
 from .measure import brief, device_work, interleave, seconds, summary
 from .peers import EAGER, LIMIT, OURS, PEERS
-from .records import Row
+from .records import Row, mb_text, ms_text, origin, quartiles_text, ratio_text, table
 from .session import Session
 from .truth import Results, results
 
@@ -154,19 +156,19 @@ def candidates(session: Session) -> None:
         return
     batch = make_batch(cases()["csd-sigmoid"], session.plan.tuned, session.plan.device, torch.bfloat16)
     shipped = results(ours(), batch)
-    for table, variants in _variants(batch.x.mean.device).items():
+    for group, variants in _variants(batch.x.mean.device).items():
         rows = []
         for form, changes in variants[: DRY_CANDIDATES if session.dry else None]:
             if session.spent(40):
-                session.skip("candidates", f"{table}: ")
+                session.skip("candidates", f"{group}: ")
                 return
-            rows.append({"table": table, "form": form} | _tried(session, batch, shipped, changes))
-            session.add("candidates", rows[-1], f"{table} {form} {_figure(rows[-1])}")
+            rows.append({"table": group, "form": form} | _tried(session, batch, shipped, changes))
+            session.add("candidates", rows[-1], f"{group} {form} {_figure(rows[-1])}")
         timed = [row for row in rows if "seconds" in row]
         if timed:
             best = min(timed, key=lambda row: row["seconds"])
-            winner = {"table": table, "winner": best["form"]}
-            session.add("candidates", winner, f"winner of {table}: {best['form']}, {_figure(best)}")
+            winner = {"table": group, "winner": best["form"]}
+            session.add("candidates", winner, f"winner of {group}: {best['form']}, {_figure(best)}")
 
 
 def _variants(device: torch.device) -> dict[str, list[tuple[str, dict[str, object]]]]:
@@ -213,3 +215,66 @@ def _tried(session: Session, batch: Batch, shipped: Results, changes: dict[str, 
 
 def _figure(row: Row) -> str:
     return f"{1e3 * row['seconds']:.3f} ms" if "seconds" in row else f"failed: {row['failed']}"
+
+
+def report() -> str:
+    """Targets, then the sweep, of every device that was measured."""
+    paths = sorted((records.RESULTS / "gpu").glob("*.json"))
+    parts = [device_report(json.loads(path.read_text())) for path in paths]
+    return "\n\n".join(part for part in parts if part) or "Not measured on a GPU yet: every cell is open."
+
+
+def device_report(record: Row) -> str:
+    """Of one session; a dry run is never shown."""
+    if record["dry_run"]:
+        return ""
+    sections: dict[str, list[Row]] = record["sections"]
+    probes = [r for r in sections.get("correctness", []) if "probe" in r]
+    wrong = sum("failed" in r for r in probes)
+    reached = ", ".join(f"{r['ceiling']} {r['rate']:.3g}" for r in sections.get("ceilings", []) if "rate" in r)
+    sanitized = [f"{r['tool']} {r['case']}: {r.get('summary', r.get('skipped'))}"
+                 for r in sections.get("sanitizer", []) if "tool" in r]  # fmt: skip
+    parts = [
+        f"**{origin(record)}**, {record['time'][:10]}. Within the bounds against float64: {len(probes) - wrong} of {len(probes)} "
+        f"results; sanitizer: {sanitized or 'not run'}; reached on large operands: {reached or 'not measured'}.",
+        _targets(sections.get("targets", [])),
+        _sweep([r for name in ("key", "sweep") for r in sections.get(name, []) if "contender" in r]),
+        _candidates(sections.get("candidates", [])),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _targets(rows: Sequence[Row]) -> str:
+    word = {True: "passed", False: "**failed**", None: "unmeasured"}
+    return table(["target", "asked", "measured", ""], [
+        [r["target"], r["asked"].replace("<=", "≤").replace(">=", "≥"), "-" if r["value"] is None else f"{r['value']:.3g}",
+         word[r["passed"]]]
+        for r in rows if "target" in r
+    ])  # fmt: skip
+
+
+def _sweep(rows: Sequence[Row]) -> str:
+    """A line per case, size and dtype: ours and the limit in ms, everyone else as a multiple of ours."""
+    cells: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault((row["case"], row["dtype"], row["shape"][2], row["shape"][0]), {})[row["contender"]] = row
+    others = [who for who in dict.fromkeys(r["contender"] for r in rows if "seconds" in r) if who not in (OURS, LIMIT)]
+    lines = []
+    for (case, dtype, width, size), group in sorted(cells.items()):
+        own, bare = group.get(OURS, {}), group.get(LIMIT, {})
+        figures = [own.get("failed", "-"), *["-"] * (3 + len(others))]
+        if "seconds" in own:
+            share = [ms_text(bare), ratio_text(own["times_limit"])] if "seconds" in bare else ["-", "-"]
+            times = [
+                ratio_text(group[who]["times_ours"]) if "times_ours" in group.get(who, {}) else "-" for who in others
+            ]
+            figures = [ms_text(own), *share, mb_text(own), *times]
+        lines.append([case, dtype, f"{size:,}", str(width), *figures])
+    head = ["case", "dtype", "B", "D", "ours, ms", "three products, ms", "ours / products", "MB"]
+    return table([*head, *(f"{name} / ours" for name in others)], lines) if lines else ""
+
+
+def _candidates(rows: Sequence[Row]) -> str:
+    tried = [r for r in rows if "seconds" in r or "failed" in r]
+    lines = [[r["table"], r["form"], quartiles_text(r) if "seconds" in r else f"failed: {r['failed']}"] for r in tried]
+    return table(["candidate", "rows x columns x depth x warps x stages", "ms (quartiles)"], lines) if lines else ""
