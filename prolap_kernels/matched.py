@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, overload
 
@@ -67,7 +68,9 @@ def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", back
           = sum_d kappa (ly - lx) + log((2 vx + vy)/(vx + 2 vy))/2 + rho (mx - my)^2 (vy - vx)/((vx + 2 vy)(2 vx + vy))
 
     x, y: Gaussians [N, D]; convention: "exact" (kappa = 1/2, rho = 1) or "prolip" (the public loss code: 1 and exp(-10)).
-    Antisymmetric to the last bit: H(x in y) = -H(y in x). float32 errs by at most 1e-6 times the sum of the terms' sizes.
+    Antisymmetric to the last bit: H(x in y) = -H(y in x). float32 errs by at most 1e-6 times the sum of the terms' sizes, for any
+    log-variances of which the larger is at least -60 (-660 in float64). Below, the last term counts the larger one as -60, so H
+    and its gradients stay finite; `backend="reference"`, the plain formula, is NaN where both variances underflow.
 
     H orders generality, not similarity: for a wider y it grows with the distance of the means. Never retrieve by H alone.
 
@@ -76,7 +79,7 @@ def inclusion_score(x: Gaussian, y: Gaussian, *, convention: str = "exact", back
     kappa, rho = choose("convention", convention, CONVENTIONS)
     x, y = as_gaussian("x", x, True), as_gaussian("y", y, True)
     check_sides(("x", "y"), x, y, matched=True)
-    links = [Link(SCORE, 0, 1, 0, 1.0, kappa, rho, moves_mean=True, flagged=False)]
+    links = [Link(SCORE, 0, 1, 0, 1.0, kappa, math.sqrt(rho), moves_mean=True, flagged=False)]
     backend = pick_backend(backend, x.mean.device, x.mean.dtype)
     if backend == "reference":
         return _reference_rows([x, y], unpack(pack(links), _rows([x, y]), x.mean.shape[1])[0])[0]
@@ -238,7 +241,7 @@ def _inclusion_links(
         rows = _rows(levels)
         shape = [len(ends), max(min(rows[x], rows[y]) for x, y in ends)]
         _check_flags(flags_name, term.valid, shape)
-    coefficients = scale, kappa, rho, moves_mean, term.valid is not None
+    coefficients = scale, kappa, math.sqrt(rho), moves_mean, term.valid is not None
     return [Link(kind, inner, outer, number, *coefficients) for inner, outer in ends]
 
 
@@ -318,7 +321,7 @@ def _reference_rows(levels: Sequence[Gaussian], link: Link) -> tuple[Tensor, Ten
         q = link.factor * widen(x.logvar)
         kl = 0.5 * (q.expm1() - q + widen(x.mean).square())
         return kl.mean(1), torch.zeros_like(kl[:, 0])
-    h = formula(x, y, link.kappa, link.rho)
+    h = formula(x, y, link.kappa, link.mean_scale**2)
     if link.kind == SCORE:
         return h.sum(1), torch.zeros_like(h[:, 0])
     logit = link.factor * (h if link.kind == NONE else h.sum(1, keepdim=True))

@@ -20,9 +20,9 @@ class Link(NamedTuple):
     """Level `inner` inside level `outer`, or the bottleneck of one level (inner == outer).
 
     kind: SUM, MEAN, NONE, SCORE or VIB. inner, outer: indices of levels. term: index of the term that the link belongs to.
-    factor: scale of an inclusion, or factor of a bottleneck's log-variance (1, or 1/2 in ProLIP's convention). kappa, rho:
-    coefficients of H. moves_mean: whether the gradient reaches the means. flagged: whether flags say which rows count. The raw
-    ops carry these; `unpack` adds
+    factor: scale of an inclusion, or factor of a bottleneck's log-variance (1, or 1/2 in ProLIP's convention). kappa,
+    mean_scale: coefficients of H, the second the root of rho. moves_mean: whether the gradient reaches the means.
+    flagged: whether flags say which rows count. The raw ops carry these; `unpack` adds
     rows: the number of matched rows, those of the shorter level. flags_at: start of the flags, NO_FLAGS where all rows count.
     """
 
@@ -32,7 +32,7 @@ class Link(NamedTuple):
     term: int
     factor: float
     kappa: float
-    rho: float
+    mean_scale: float
     moves_mean: bool
     flagged: bool
     rows: int = 0
@@ -64,8 +64,10 @@ def unpack(numbers: Sequence[float], rows: Sequence[int], width: int) -> list[Li
 
 
 def _read(numbers: Sequence[float]) -> Link:
-    kind, inner, outer, term, factor, kappa, rho, moves_mean, flagged = numbers
-    return Link(int(kind), int(inner), int(outer), int(term), factor, kappa, rho, bool(moves_mean), bool(flagged))
+    kind, inner, outer, term, factor, kappa, mean_scale, moves_mean, flagged = numbers
+    return Link(
+        int(kind), int(inner), int(outer), int(term), factor, kappa, mean_scale, bool(moves_mean), bool(flagged)
+    )
 
 
 def starts(rows: Sequence[int]) -> list[int]:

@@ -21,8 +21,8 @@ EXCESS = tuple(1.0 / f for f in (39916800, 3628800, 362880, 40320, 5040, 720, 12
 
 
 def _polynomial(z: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    out = torch.full_like(z, coefficients[0])
-    for c in coefficients[1:]:
+    out = coefficients[0] * z + coefficients[1]
+    for c in coefficients[2:]:
         out = out * z + c
     return out
 
@@ -65,6 +65,27 @@ def exp_excess(z: Tensor) -> Tensor:
     return torch.where(small, near * near * _polynomial(near, EXCESS), z.expm1() - z)
 
 
+def exp_complement(z: Tensor) -> tuple[Tensor, Tensor]:
+    """(e^-z, 1 - e^-z) for z >= 0, the second to its own digits."""
+    complement = -(-z).expm1()
+    return 1 - complement, complement
+
+
+def inverse_deviation(logvar: Tensor) -> Tensor:
+    """e^(-logvar/2), at most e^30 (e^330 in float64), so that its square times that of a mean stays within the dtype."""
+    return (-0.5 * logvar).clamp(max=DEVIATION[logvar.dtype]).exp()
+
+
+def maximum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.maximum(a, b)
+
+
+def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(condition, a, b)
+
+
+DEVIATION = {torch.float32: 30.0, torch.float64: 330.0}
+"""Bound of -logvar/2 in `inverse_deviation`."""
 LIMIT = {torch.float32: 40.0, torch.float64: 330.0}
 """Bound of |logvar| in variances of elementwise scores, so that a product of two stays within the dtype. Terms that are linear in
 logvar are not bounded."""

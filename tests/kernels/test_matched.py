@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_loss, inclusion_score, vib_loss
 from prolap_kernels.backends.chunked import matched as chunked
 from prolap_kernels.scores import CONVENTIONS
-from prolap_kernels.scores.inclusion import InclusionTerms
 from tests.kernels.common import gaussian
 from tests.tolerances import assert_same, largest
 
@@ -93,6 +92,15 @@ def test_parity_with_the_public_prolip_formulas() -> None:
     assert_same(vib_loss(x), exact, terms=TERMS)
 
 
+def inclusion_summands(x: Gaussian, y: Gaussian, kappa: float, rho: float) -> torch.Tensor:
+    """kappa t, the logarithm and the quadratic term of h with t = ly - lx, in ratios of u = exp(-|t|): accurate near t = 0."""
+    t = y.logvar - x.logvar
+    u, complement = (-t.abs()).exp(), -(-t.abs()).expm1()
+    logarithm = 0.5 * torch.log1p(-complement / (2 + u))
+    quadratic = rho * (x.mean - y.mean).square() * torch.exp(-torch.maximum(x.logvar, y.logvar)) * complement
+    return torch.stack([kappa * t, t.sign() * logarithm, t.sign() * quadratic / ((1 + 2 * u) * (2 + u))])
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     st.floats(-30, 20), st.floats(-30, 20), st.floats(-3, 3), st.floats(-3, 3), st.sampled_from(CONVENTION_NAMES),
@@ -108,9 +116,43 @@ def test_float32_error_and_antisymmetry(
     assert torch.equal(got, -inclusion_score(y, x, convention=convention))
     kappa, rho = CONVENTIONS[convention]
     a, b = (Gaussian(z.mean.double(), z.logvar.double()) for z in (x, y))
-    exact = InclusionTerms(a, b, kappa, rho)
-    size = kappa * (b.logvar - a.logvar).abs() + (exact.value - exact.gap).abs() + exact.gap.abs()
-    assert (got.double() - exact.value).abs() <= 1e-6 * size + torch.finfo(torch.float32).tiny
+    summands = inclusion_summands(a, b, kappa, rho)
+    size = summands.abs().sum()
+    assert (got.double() - summands.sum()).abs() <= 1e-6 * size + torch.finfo(torch.float32).tiny
+
+
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+@pytest.mark.parametrize(
+    ("lx", "ly"), [(-200.0, -200.0), (-200.0, -199.0), (-100.0, -60.0), (-60.0, -200.0), (200.0, -200.0)]
+)
+def test_variances_that_float32_cannot_hold(lx: float, ly: float, backend: str) -> None:
+    """Right without a distance of the means or with a log-variance of -60 or more, finite otherwise, gradients too."""
+    for distance in (0.0, 1.0):
+        x = Gaussian(torch.full((1, 2), distance).requires_grad_(), torch.full((1, 2), lx).requires_grad_())
+        y = Gaussian(torch.zeros(1, 2).requires_grad_(), torch.full((1, 2), ly).requires_grad_())
+        got = inclusion_score(x, y, backend=backend)
+        grads = torch.autograd.grad(got.sum(), [*x, *y])
+        assert all(t.isfinite().all() for t in (got, *grads))
+        if lx == ly or distance == 0 or max(lx, ly) >= -60:
+            exact = inclusion_score(*(Gaussian(z.mean.double(), z.logvar.double()) for z in (x, y)))
+            torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "triton", "reference"])
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_mean_and_logvar_of_different_dtypes(rows: int, backend: str) -> None:
+    """Also at a size from which programs are compiled, and levels whose log-variances differ in dtype."""
+    rows = 3 if backend == "triton" else rows
+    means = [gaussian(rows, 200, seed, torch.float32).mean.detach() for seed in range(2)]
+    logvars = [0.5 * m.double() - 1 for m in means[:1]] + [0.5 * m - 1 for m in means[1:]]
+    mixed = [Gaussian(m.requires_grad_(), v.requires_grad_()) for m, v in zip(means, logvars, strict=True)]
+    exact = [Gaussian(*(t.detach().double().requires_grad_() for t in z)) for z in mixed]
+    results = []
+    for levels, name in ((mixed, backend), (exact, "chunked")):
+        loss = hierarchical_inclusion_loss(levels, scale=0.1, backend=name) + vib_loss(levels[0], backend=name)
+        results.append([loss, *torch.autograd.grad(loss, [t for z in levels for t in z])])
+    for got, truth in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), truth, rtol=1e-5, atol=1e-5 * float(truth.detach().abs().max()))
 
 
 @pytest.mark.parametrize("logvar", [-30.0, -22.0, 0.0, 20.0])

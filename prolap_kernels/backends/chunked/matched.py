@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...gaussian import Gaussian, widen
 from ...pairs import SATURATED
-from ...scores.inclusion import InclusionTerms
+from ...scores.inclusion import matched_gradient, matched_value
 from ..links import (
     GRADIENT,
     NO_FLAGS,
@@ -49,7 +49,7 @@ class Coefficients(NamedTuple):
 
     factor: float | Tensor
     kappa: float | Tensor
-    rho: float | Tensor
+    mean_scale: float | Tensor
 
 
 def _values(kind: int, x: Gaussian, y: Gaussian, of: Coefficients) -> tuple[Tensor, ...]:
@@ -58,7 +58,7 @@ def _values(kind: int, x: Gaussian, y: Gaussian, of: Coefficients) -> tuple[Tens
     if kind == VIB:
         q = of.factor * x.logvar
         return (0.5 * (q.expm1() - q + x.mean.square()),)
-    h = InclusionTerms(x, y, of.kappa, of.rho).value
+    h = matched_value(*x, *y, of.kappa, of.mean_scale)
     if kind == SCORE:
         return (h,)
     z = -of.factor * h
@@ -71,10 +71,9 @@ def _gradients(kind: int, x: Gaussian, y: Gaussian, of: Coefficients, weight: Te
     if kind == VIB:
         by_q = 0.5 * (of.factor * x.logvar).expm1()
         return _times(weight, x.mean), _times(of.factor * weight, by_q)
-    terms = InclusionTerms(x, y, of.kappa, of.rho)
     if kind == NONE:
-        weight = weight * (-of.factor * terms.value).sigmoid()
-    by_mean, by_lx, by_ly = terms.gradient()
+        weight = weight * (-of.factor * matched_value(*x, *y, of.kappa, of.mean_scale)).sigmoid()
+    by_mean, by_lx, by_ly = matched_gradient(*x, *y, of.kappa, of.mean_scale)
     return _times(weight, by_mean), _times(weight, by_lx), _times(weight, by_ly)
 
 
@@ -109,7 +108,7 @@ class _Loops:
         """The function on some rows of a link."""
         x = [t[inner].to(self.dtype).contiguous() for t in self.tensors]
         y = x if inner == outer else [t[outer].to(self.dtype).contiguous() for t in self.tensors]
-        kind, coefficients = _kind(link), Coefficients(link.factor, link.kappa, link.rho)
+        kind, coefficients = _kind(link), Coefficients(link.factor, link.kappa, link.mean_scale)
         if self.programs:
             return self.programs[kind](*x, *y, torch.tensor(coefficients, dtype=self.dtype, device="cpu"), *more)
         return self.function(kind, False, Gaussian(*x), Gaussian(*y), coefficients, *more)

@@ -22,7 +22,7 @@ from ..blocks import cdiv, up
 from ..chunked import pairs
 from ..chunked.elementwise import Sums, function_of
 from . import configs
-from .numerics import expm1_excess
+from .numerics import exp_reduced, expm1_excess, one_minus_exp_neg
 
 
 @triton.jit
@@ -64,17 +64,39 @@ def expm1(z):
     return z + expm1_excess(z)
 
 
+@triton.jit
+def inverse_deviation(logvar):
+    """e^(-logvar/2), at most e^30: `scores.elementwise.DEVIATION`."""
+    half = -0.5 * logvar
+    return exp_reduced(tl.where(half > 30.0, 30.0, half))
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.where(a < b, b, a)
+
+
+@triton.jit
+def where(condition, a, b):
+    return tl.where(condition, a, b)
+
+
 FUNCTIONS = {
     "rsqrt": rsqrt, "reciprocal": reciprocal, "log": log, "log_complement": log_complement,
     "asinh_half_ratio": asinh_half_ratio, "exp_excess": expm1_excess, "expm1": expm1,
+    "exp_complement": one_minus_exp_neg, "inverse_deviation": inverse_deviation, "maximum": maximum, "where": where,
 }  # fmt: skip
 
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Any:
-    """A function of an `Elementwise` for kernels: its source, with the functions above for those of `scores.elementwise`."""
+    """A function of a score for kernels: its source and that of the functions it calls, with those above for the ones of
+    `scores.elementwise`."""
     # the interpreter looks for tl in every function
     names = {**function.__globals__, **FUNCTIONS, "tl": tl}
+    for name in set(function.__code__.co_names) - set(FUNCTIONS):
+        if isinstance(names.get(name), types.FunctionType):
+            names[name] = compiled(names[name])
     bound = types.FunctionType(function.__code__, names, function.__name__)
     # all scores use the same function names: Triton tells them apart by module and qualified name
     bound.__module__, bound.__qualname__ = function.__module__, function.__qualname__

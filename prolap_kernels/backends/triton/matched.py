@@ -14,56 +14,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...scores.inclusion import matched_gradient, matched_value
 from ..blocks import cdiv
 from ..links import NONE, SUM, VIB, Link, count_terms, starts
 from . import configs
+from .elementwise import compiled
 from .gemm import aligned
-from .numerics import SATURATED, atanh_third, exp_reduced, expm1_excess, one_minus_exp_neg, softplus_sigmoid
+from .numerics import SATURATED, expm1_excess, softplus_sigmoid
 
 FIELDS = tl.constexpr(len(Link._fields))
 (
-    KIND, INNER, OUTER, TERM, FACTOR, KAPPA, RHO, MOVES_MEAN, FLAGGED, LINK_ROWS, FLAGS_AT,
+    KIND, INNER, OUTER, TERM, FACTOR, KAPPA, MEAN_SCALE, MOVES_MEAN, FLAGGED, LINK_ROWS, FLAGS_AT,
 ) = map(tl.constexpr, range(len(Link._fields)))  # fmt: skip
 """Positions of a link's fields, in the order of `Link`."""
 KIND_SUM, KIND_NONE, KIND_VIB = tl.constexpr(SUM), tl.constexpr(NONE), tl.constexpr(VIB)
 
 
-@triton.jit
-def inclusion(mx, lx, my, ly, kappa, rho):
-    """h(x in y) of one dimension, antisymmetric to the last bit.
-
-    t = ly - lx, u = e^-|t|, em = 1 - u, z = (mx - my) e^(-max/2), P = (1+2u)(2+u):
-    h = sign(t) * (kappa |t| - atanh(em / (3 (1+u))) + rho z^2 em / P)
-    since log((1+2u)/(2+u)) = -2 atanh(em / (3(1+u))): its argument is below 1/3, so a short series needs no logarithm.
-    """
-    t = ly - lx
-    a = tl.abs(t)
-    u, em = one_minus_exp_neg(a)
-    half_log = atanh_third(em / (3.0 + 3.0 * u))
-    z = (mx - my) * exp_reduced(-0.5 * tl.where(t < 0.0, lx, ly))
-    # em first: at equal variances the term is 0 even where z^2 overflows.
-    h = kappa * a - half_log + rho * ((z * em) * z / ((1.0 + 2.0 * u) * (2.0 + u)))
-    return tl.where(t < 0.0, -h, h)
-
-
-@triton.jit
-def inclusion_gradient(mx, lx, my, ly, kappa, rho):
-    """(dh/dmx, dh/dlx). To get those by y, exchange x and y and turn the signs.
-
-    With A = z^2 and P as above, the quadratic term sign(t) A (1-u)/P has the derivatives
-    -sign(t) A u (7 + 4u - 2u^2) / P^2 by the smaller log-variance, sign(t) A (-2 + 4u + 7u^2) / P^2 by the larger.
-    """
-    t = ly - lx
-    below = t < 0.0
-    u, em = one_minus_exp_neg(tl.abs(t))
-    inverse = 1.0 / ((1.0 + 2.0 * u) * (2.0 + u))
-    root = exp_reduced(-0.5 * tl.where(below, lx, ly))
-    z = (mx - my) * root
-    signed = tl.where(below, -rho, rho) * inverse
-    shape = tl.where(below, u * (4.0 + 7.0 * u) - 2.0, -(u * (7.0 + u * (4.0 - 2.0 * u))))
-    d_mx = (2.0 * signed * em * z) * root
-    d_lx = (signed * inverse * z * shape) * z - (kappa - 1.5 * u * inverse)
-    return d_mx, d_lx
+inclusion, inclusion_gradient = compiled(matched_value), compiled(matched_gradient)
 
 
 @triton.jit
@@ -98,7 +65,7 @@ def link_sums(mean, logvar, x, y, width, link, ROWS: tl.constexpr, BLOCK_D: tl.c
     per_dimension = integer(link + KIND) == KIND_NONE
     factor = number(link + FACTOR)
     kappa = number(link + KAPPA)
-    rho = number(link + RHO)
+    mean_scale = number(link + MEAN_SCALE)
     summed = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     saturated = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     for start in range(0, width, BLOCK_D):
@@ -108,7 +75,7 @@ def link_sums(mean, logvar, x, y, width, link, ROWS: tl.constexpr, BLOCK_D: tl.c
         lx = tl.load(logvar + x + d, mask=load, other=0.0).to(tl.float32)
         my = tl.load(mean + y + d, mask=load, other=0.0).to(tl.float32)
         ly = tl.load(logvar + y + d, mask=load, other=0.0).to(tl.float32)
-        h = inclusion(mx, lx, my, ly, kappa, rho)
+        h = inclusion(mx, lx, my, ly, kappa, mean_scale)
         if per_dimension:
             h, steep = softplus_sigmoid(-factor * h)
             saturated += tl.where(load & (steep < SATURATED), 1.0, 0.0)
@@ -254,11 +221,11 @@ def matched_gradients_kernel(
                     other_m = tl.load(mean + other + d, mask=load, other=0.0).to(tl.float32)
                     other_q = tl.load(logvar + other + d, mask=load, other=0.0).to(tl.float32)
                     kappa = number(link + KAPPA)
-                    rho = number(link + RHO)
-                    d_m, d_q = inclusion_gradient(m, q, other_m, other_q, kappa, rho)
+                    mean_scale = number(link + MEAN_SCALE)
+                    d_m, d_q, _ = inclusion_gradient(m, q, other_m, other_q, kappa, mean_scale)
                     c = sign * c
                     if kind == KIND_NONE:
-                        h = sign * inclusion(m, q, other_m, other_q, kappa, rho)
+                        h = sign * inclusion(m, q, other_m, other_q, kappa, mean_scale)
                         _, steep = softplus_sigmoid(-factor * h)
                         c = tl.where(c == 0.0, 0.0, -c * factor * steep / width)
                 # a coefficient of 0 gives 0, even if the derivative is infinite or NaN

@@ -14,18 +14,6 @@ SATURATED = tl.constexpr(_SATURATED)
 
 
 @triton.jit
-def atanh_third(r):
-    """atanh(r) for |r| <= 1/3, to rounding, by its series: a logarithm near 1 without a logarithm."""
-    q = r * r
-    p = 1.0 / 11.0 + q * (1.0 / 13.0)
-    p = 1.0 / 9.0 + q * p
-    p = 1.0 / 7.0 + q * p
-    p = 1.0 / 5.0 + q * p
-    p = 1.0 / 3.0 + q * p
-    return r + r * (q * p)
-
-
-@triton.jit
 def softplus_sigmoid(z):
     """(log(1 + e^z), 1 / (1 + e^-z)) from one exponential and one reciprocal; NaN in gives NaN out.
 
