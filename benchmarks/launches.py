@@ -22,7 +22,7 @@ from prolap_kernels.backends.links import SCORE, SUM, Link
 from prolap_kernels.backends.problem import PairOptions, PairProblem, PairSums
 from prolap_kernels.backends.triton import configs, matched, sigmoid
 from prolap_kernels.backends.triton.elementwise import SUMS
-from prolap_kernels.backends.triton.gemm import half_trace
+from prolap_kernels.backends.triton.gemm import FusedGaussian
 from prolap_kernels.scores import BILINEAR, ELEMENTWISE, Score
 
 
@@ -103,7 +103,8 @@ def run_launchers(dtypes: tuple[torch.dtype, ...], forms: Sequence[Form]) -> Non
         run_pairs(form, "softmax", dtype)
     for width, per_row in ((64, False), (64, True), (40, False)):
         run_matched(width, per_row, dtypes)
-    half_trace(torch.zeros(64, 64), True)
+    z = FusedGaussian(torch.zeros(64, 64), torch.zeros(64, 64))
+    z.half_trace_gradient(z.half_trace)
 
 
 def run_matched(width: int, per_row: bool, dtypes: tuple[torch.dtype, ...]) -> None:

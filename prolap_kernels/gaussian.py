@@ -38,6 +38,10 @@ class Gaussian(NamedTuple):
         """-1/2 sum_d exp(logvar), [N], the variance's share of `csd`; in float32 when logvar is a 16-bit type."""
         return -0.5 * self.var.sum(-1)
 
+    def half_trace_gradient(self, g: Tensor) -> Tensor:
+        """The gradient of g . half_trace by logvar, [N, D], g [N]."""
+        return self.var.mul_(-0.5 * g[:, None])
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """mean + std * e with e ~ N(0, I), [N, D], reparametrised: it has gradients by mean and logvar."""
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
@@ -46,6 +50,10 @@ class Gaussian(NamedTuple):
     def rows(self, index: Tensor | slice) -> Gaussian:
         """The Gaussians at these rows."""
         return Gaussian(self.mean[index], self.logvar[index])
+
+    def keep(self, counts: Tensor) -> Gaussian:
+        """The same Gaussians with zeros in the rows that `counts` [N] does not mark."""
+        return Gaussian(*(t.masked_fill(~counts[:, None], 0) for t in self))
 
     def detach(self) -> Gaussian:
         """The same Gaussians, outside the graph."""

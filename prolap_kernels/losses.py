@@ -24,9 +24,9 @@ from .checks import (
 from .gaussian import Gaussian
 from .objectives import NAMED, OBJECTIVES, Objective
 from .ops import wants_grad
-from .ops.pairs import Kept, PairLoss, factors
+from .ops.pairs import Needs, pair_loss
 from .pairs import PairStats, count_pairs, finish, resolve_ids
-from .scores import Factor, Score, find_score
+from .scores import Score, find_score
 
 Reduction = Literal["rows", "pairs", "sum", "none"]
 REDUCTIONS = dict.fromkeys(get_args(Reduction))
@@ -100,17 +100,10 @@ def pairwise_loss(
     backend = pick_backend(backend, x.mean.device, x.mean.dtype, score, objective)
     scale, bias = as_scalar("scale", scale, x.mean), as_scalar("bias", bias, x.mean)
     ids, ids_given = resolve_ids(x_id, y_id, len(x.mean), len(y.mean), x.mean.device), x_id is not None
-    if ids_given:
-        x, y = (_blank(score, z, row_id, backend) for z, row_id in zip((x, y), ids, strict=True))
-    options = PairOptions(
-        score.name, objective.name, backend, negatives_only, ids_given, precision, stats,
-        need_x=False, need_y=False, need_sums=backend != "reference" and wants_grad(scale, bias),
-    )  # fmt: skip
-    if backend == "reference":
-        value, sums = _dense(scale * reference.score_matrix(score, x, y) + bias, ids, options)
-        value = value if reduction == "none" else value.sum()
-    else:
-        value, sums = _engine((x, y), (scale, bias), ids, options, reduction == "none")
+    flags = negatives_only, ids_given, precision, stats
+    options = PairOptions(score.name, objective.name, backend, *flags, need_x=False, need_y=False, need_sums=False)
+    losses = _dense if backend == "reference" else _engine
+    value, sums = losses((x, y), (scale, bias), ids, options, reduction == "none")
     value = _reduce(value, reduction, ids, options)
     if not stats:
         return value
@@ -140,51 +133,37 @@ def _reduce(value: Tensor, reduction: str, ids: tuple[Tensor, Tensor], options: 
     return value / count.clamp(min=1)
 
 
-def _dense(logit: Tensor, ids: tuple[Tensor, Tensor], options: PairOptions) -> tuple[Tensor, Tensor]:
+def _dense(
+    sides: tuple[Gaussian, Gaussian], scalars: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], options: PairOptions,
+    per_row: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss and its statistics by the formulas."""
+    if options.ids_given:  # 0 * NaN is NaN: padding must not reach any gradient
+        sides = sides[0].keep(ids[0] >= 0), sides[1].keep(ids[1] >= 0)
+    logit = scalars[0] * reference.score_matrix(options.score, *sides) + scalars[1]
     arguments = options.objective, logit, *ids, options.negatives_only
-    return reference.pair_loss(*arguments), reference.pair_stats(*arguments) if options.stats else logit
-
-
-def _as_autocast(side: Factor) -> Factor:
-    """The factor in autocast's dtype if that is on, as for any matrix product."""
-    device = side.phi.device.type
-    if not torch.is_autocast_enabled(device) or side.phi.dtype != torch.float32:
-        return side
-    return side._replace(phi=side.phi.to(torch.get_autocast_dtype(device)))
+    value = reference.pair_loss(*arguments)
+    return value if per_row else value.sum(), reference.pair_stats(*arguments) if options.stats else logit
 
 
 def _engine(
     sides: tuple[Gaussian, Gaussian], scalars: tuple[Tensor, Tensor], ids: tuple[Tensor, Tensor], options: PairOptions,
     per_row: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The loss and its statistics, by the engine of bilinear or of elementwise scores."""
-    none = scalars[0].new_empty(0)
-    if options.score.elementwise is not None:
-        x, y = sides
-        options = options._replace(need_x=wants_grad(*x), need_y=wants_grad(*y))
-        tensors: tuple[Tensor | None, ...] = x.mean, y.mean, none, none, *scalars, *ids, x.logvar, y.logvar
-    else:
-        left, right = (_as_autocast(side) for side in factors(options.score, *sides, fused=options.backend == "triton"))
-        alpha, beta = (none if side.offset is None else side.offset for side in (left, right))
-        sums_needed = options.need_sums or wants_grad(alpha, beta)
-        options = options._replace(need_x=wants_grad(left.phi), need_y=wants_grad(right.phi), need_sums=sums_needed)
-        tensors = left.phi, right.phi, alpha, beta, *scalars, *ids, None, None
-    loss, *_, stats = PairLoss.apply(*tensors, options, per_row)
-    return loss, stats
+    """The loss and its statistics by the engine of bilinear or of elementwise scores."""
+    bilinear, uses_logvar = options.score.elementwise is None, options.score.uses_logvar
+    x, y = (z._replace(mean=_as_autocast(z.mean)) for z in sides) if bilinear else sides
+    by_logvar = (uses_logvar and wants_grad(z.logvar) for z in (x, y))
+    needs = Needs(wants_grad(x.mean), next(by_logvar), wants_grad(y.mean), next(by_logvar), wants_grad(*scalars))
+    return pair_loss((*x, *y, *scalars, *ids), options, needs, per_row)
 
 
-def _blank(score: Score, z: Gaussian, row_id: Tensor, backend: str) -> Gaussian:
-    """The side with zeros in ignored rows: 0 * NaN is NaN, and padding must not reach any gradient. The chunked engine blanks its
-    own blocks, so there only gradients are blanked."""
-    mean = _drop(z.mean, row_id < 0, backend)
-    return Gaussian(mean, _drop(z.logvar, row_id < 0, backend) if score.uses_logvar else z.logvar)
-
-
-def _drop(value: Tensor, ignored: Tensor, backend: str) -> Tensor:
-    if backend != "chunked":
-        return value.masked_fill(ignored[:, None], 0)
-    kept: Tensor = Kept.apply(value, ignored)
-    return kept
+def _as_autocast(mean: Tensor) -> Tensor:
+    """The mean in autocast's dtype if that is on, as for any matrix product."""
+    device = mean.device.type
+    if mean.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return mean
+    return mean.to(torch.get_autocast_dtype(device))
 
 
 def ppcl_loss(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .gaussian import Gaussian
+from .gaussian import Gaussian, widen
 from .objectives import Objective
 from .pairs import SATURATED, counted_pairs, positive_pairs
 from .scores import Score
 
 
 def score_matrix(score: Score, x: Gaussian, y: Gaussian) -> Tensor:
-    """s_ij = sum_d f(x_id, y_jd), [N, M]."""
-    left = Gaussian(x.mean[:, None], x.logvar[:, None])
-    right = Gaussian(y.mean[None], y.logvar[None])
+    """s_ij = sum_d f(x_id, y_jd), [N, M], in float32 at least."""
+    left = Gaussian(*(widen(t)[:, None] for t in x))
+    right = Gaussian(*(widen(t)[None] for t in y))
     return score.formula(left, right).sum(-1)
 
 

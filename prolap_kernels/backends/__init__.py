@@ -8,6 +8,7 @@ import logging
 import torch
 
 from ..checks import choose
+from ..gaussian import Gaussian
 from ..objectives import Objective
 from ..scores import Score
 from .chunked import elementwise, pairs
@@ -73,6 +74,15 @@ def launcher(options: PairOptions) -> Launcher:
 
     bilinear = options.score.elementwise is None
     return options.objective.launchers[options.backend] if bilinear else triton.elementwise.add_pairs
+
+
+def fused_gaussian(backend: str) -> type[Gaussian] | None:
+    """The backend's own form of a Gaussian, None where it has none."""
+    if backend != "triton":
+        return None
+    from .triton.gemm import FusedGaussian
+
+    return FusedGaussian
 
 
 def sums_over_dimensions(backend: str) -> elementwise.Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -120,15 +121,46 @@ Launcher = Callable[[PairProblem, PairOptions, PairSums, bool], None]
 """The block primitive: (problem, options, sums, fresh) adds the results of a problem to `sums`, or overwrites them if fresh."""
 
 
+_precision_lock = threading.RLock()
+
+
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Sets the precision of float32 matrix products on a GPU, and restores torch's setting afterwards."""
+    """Sets the precision of float32 matrix products on a GPU, and restores torch's setting afterwards.
+
+    The setting is the process's: it is left alone where it is right already, and one thread at a time changes it.
+    """
     matmul: Any = torch.backends.cuda.matmul
     named = hasattr(matmul, "fp32_precision")
-    name, value = ("fp32_precision", precision) if named else ("allow_tf32", precision == "tf32")
-    before = getattr(matmul, name)
-    setattr(matmul, name, value)
+    with _precision_lock:
+        tf32 = matmul.fp32_precision == "tf32" if named else matmul.allow_tf32
+        if tf32 == (precision == "tf32"):
+            yield
+            return
+        restore = _set_precision(precision, named)
+        try:
+            yield
+        finally:
+            restore()
+
+
+def _set_precision(precision: str, named: bool) -> Callable[[], None]:
+    """Sets it and returns what restores it. By the older names where these can be read: set by the newer ones alone, they would
+    raise in every thread that reads them."""
+    matmul: Any = torch.backends.cuda.matmul
+    newer = [(b, b.fp32_precision) for b in (matmul, torch.backends.mkldnn.matmul)] if named else []
     try:
-        yield
-    finally:
-        setattr(matmul, name, before)
+        level = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        level = ""
+        matmul.fp32_precision = precision
+    else:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+    def restore() -> None:
+        if level:
+            torch.set_float32_matmul_precision(level)
+        for backend, value in newer:
+            backend.fp32_precision = value
+
+    return restore

@@ -19,12 +19,12 @@ Side = tuple[Tensor, ...]
 class Normaliser:
     """Totals along rows and columns that gradients need first, gathered block by block.
 
-    empty(k, like) -> empty totals of k rows; measure(logit, positive, counted, dim) -> totals of a block along `dim`; merge(a, b)
-    -> totals of both; finish(rows, cols) -> (loss [1], the `row` and `col` that `pair` takes).
+    empty(k, like) -> empty totals of k rows; measure(logit, positive, counted, dim, dtype) -> totals of a block along `dim`, summed
+    in dtype; merge(a, b) -> totals of both; finish(rows, cols) -> (loss [1], the `row` and `col` that `pair` takes).
     """
 
     empty: Callable[[int, Tensor], Side]
-    measure: Callable[[Tensor, Tensor, Tensor | None, int], Side]
+    measure: Callable[[Tensor, Tensor, Tensor | None, int, torch.dtype], Side]
     merge: Callable[[Side, Side], Side]
     finish: Callable[[Side, Side], tuple[Tensor, Side, Side]]
 

@@ -71,13 +71,14 @@ def _finite(top: Tensor) -> Tensor:
     return torch.where(top.isinf(), 0.0, top)
 
 
-def measure(logit: Tensor, positive: Tensor, counted: Tensor | None, dim: int) -> Side:
+def measure(logit: Tensor, positive: Tensor, counted: Tensor | None, dim: int, dtype: torch.dtype) -> Side:
     positives = positive if counted is None else positive & counted
     negatives = ~positive if counted is None else counted & ~positive
     best, top = (torch.where(some, logit, float("-inf")).amax(dim) for some in (positives, negatives))
     below = torch.where(positives, _finite(best).unsqueeze(dim), _finite(top).unsqueeze(dim)).sub_(logit)
     e = below.neg().exp_()
-    sums = [torch.where(k, value, 0.0).sum(dim) for k, value in ((positives, e), (positives, below), (negatives, e))]
+    terms = (positives, e), (positives, below), (negatives, e)
+    sums = [torch.where(k, value, 0.0).sum(dim, dtype=dtype).to(logit.dtype) for k, value in terms]
     return Totals(best, sums[0], sums[1], positives.to(logit.dtype).sum(dim), top, sums[2])
 
 

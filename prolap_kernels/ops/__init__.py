@@ -1,12 +1,13 @@
 """Raw custom ops and the autograd functions around them, a file for each engine; this one holds what they share.
 
-The forward pass computes every gradient; backward only scales them, never in place, so it may run twice. It goes through a
-second function that also takes the inputs and refuses to be differentiated: without it, a gradient penalty would silently get
-a second derivative of zero. Its number of parameters is fixed: Dynamo tells by that number whether `forward` takes a ctx.
+The forward pass computes every sum over pairs; backward makes the inputs' gradients of them, never in place, so it may run twice.
+Where its result can be differentiated, it goes through a second function that takes the inputs too and refuses to be: without it,
+a gradient penalty would silently get a second derivative of zero.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,12 +35,17 @@ def refuse(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError(NO_SECOND)
 
 
-class Scaled(torch.autograd.Function):
-    """g * grad in the dtype of `value`. The cast comes last: float16 needs the loss scaler in g before it."""
+def runs_eagerly() -> bool:
+    """Whether neither `torch.compile` nor a transform of `torch.func` is at work, so that functions need no `setup_context`."""
+    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
 
-    @staticmethod
-    def forward(g: Tensor, grad: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
-        return (g * grad).to(value.dtype)
 
-    setup_context = staticmethod(keep_nothing)
-    backward = staticmethod(refuse)
+def runs_plainly(value: Tensor) -> bool:
+    """Whether an op's body may be called without the op, which costs time: `value` is no tensor of a tracer."""
+    return not torch.compiler.is_compiling() and type(value) in (Tensor, torch.nn.Parameter)
+
+
+def without_autocast(value: Tensor) -> AbstractContextManager[Any]:
+    """Switches autocast off: it reaches inside custom ops and would run float32 products in 16 bits."""
+    device = value.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

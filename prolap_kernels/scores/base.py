@@ -26,6 +26,18 @@ class Factor(NamedTuple):
     """[N] in float32 (float64 for float64 inputs), None where the score has none."""
 
 
+class FactorNeeds(NamedTuple):
+    """Which parts of a factor need a gradient."""
+
+    phi: bool
+    offset: bool
+
+
+FactorGradient = Callable[[Gaussian, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]
+"""(z, gradient by phi [N, K], gradient by the offset [N]) -> the gradients by mean and logvar, [N, D] each. None where nobody asks
+for a gradient, or where there is none."""
+
+
 @dataclass(frozen=True)
 class Elementwise:
     """s_ij = sum_d f(x_id, y_jd) + logvar_x sum_d lx_id + logvar_y sum_d ly_jd.
@@ -58,23 +70,58 @@ class Score:
 
     formula: f for Gaussians that broadcast against each other, one value per dimension. A score of your own needs nothing else.
         Keep it short and literal: it is the truth that faster forms are tested against.
-    factor_x, factor_y: make a `Factor` of each side, for a bilinear score.
+    factor_x, factor_y: make a `Factor` of each side, for a bilinear score. Functions of the Gaussian alone: whatever else they
+        read gets no gradient.
+    gradient_x, gradient_y: derivatives of the factors; derived from them by default.
     elementwise: sums and gradients of any other score; without factors, derived from the formula by default.
     uses_logvar: whether the score needs variances; False takes bare tensors of means too.
+    logvar_in_phi, mean_in_offset: whether a factor's phi depends on logvar, and its offset on the mean. Where it does not, a frozen
+        mean or logvar saves work.
     """
 
     name: str
     formula: Callable[[Gaussian, Gaussian], Tensor]
     factor_x: Callable[[Gaussian], Factor] | None = None
     factor_y: Callable[[Gaussian], Factor] | None = None
+    gradient_x: FactorGradient | None = None
+    gradient_y: FactorGradient | None = None
     elementwise: Elementwise | None = None
     uses_logvar: bool = True
+    logvar_in_phi: bool = True
+    mean_in_offset: bool = True
 
     def __post_init__(self) -> None:
         check_name("score.name", self.name)
         as_callable("score.formula", self.formula)
         if self.factor_x is None and self.elementwise is None:
             object.__setattr__(self, "elementwise", derived(self.formula))
+        for side in "xy":
+            factor = getattr(self, f"factor_{side}")
+            if factor is not None and getattr(self, f"gradient_{side}") is None:
+                object.__setattr__(self, f"gradient_{side}", derived_gradient(factor))
+
+    def needs(self, mean: bool, logvar: bool) -> FactorNeeds:
+        """What of a side's factor needs a gradient for those by its mean and its logvar; an elementwise score has no offset."""
+        if self.elementwise is not None:
+            return FactorNeeds(mean or logvar, False)
+        return FactorNeeds(mean or (logvar and self.logvar_in_phi), logvar or (mean and self.mean_in_offset))
+
+
+@functools.cache
+def derived_gradient(factor: Callable[[Gaussian], Factor]) -> FactorGradient:
+    """A factor's gradients by reverse differentiation."""
+
+    def gradient(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor | None) -> tuple[Tensor, Tensor]:
+        def parts(mean: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+            return tuple(t for t in factor(Gaussian(mean, logvar)) if t is not None)
+
+        out, pull, *_ = torch.func.vjp(parts, *z)
+        by_part: tuple[Tensor, Tensor] = pull(
+            tuple(torch.zeros_like(t) if d is None else d.to(t.dtype) for t, d in zip(out, (d_phi, d_offset), strict=False))
+        )
+        return by_part
+
+    return gradient
 
 
 @functools.cache

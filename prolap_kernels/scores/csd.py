@@ -17,4 +17,8 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, z.half_trace)
 
 
-register_score(Score("csd", formula, factor, factor))
+def gradient(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return d_phi, None if d_offset is None else z.half_trace_gradient(d_offset)
+
+
+register_score(Score("csd", formula, factor, factor, gradient, gradient, logvar_in_phi=False, mean_in_offset=False))

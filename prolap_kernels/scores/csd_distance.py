@@ -22,4 +22,13 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(z.mean, 2 * z.half_trace - widen(z.mean).square().sum(-1))
 
 
-register_score(Score("csd_distance", formula, factor_x, factor_y))
+def gradient_x(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor) -> tuple[Tensor | None, Tensor]:
+    return gradient_y(z, None if d_phi is None else 2 * d_phi, d_offset)
+
+
+def gradient_y(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor) -> tuple[Tensor | None, Tensor]:
+    twice = 2 * d_offset
+    return None if d_phi is None else d_phi - twice[:, None] * z.mean, z.half_trace_gradient(twice)
+
+
+register_score(Score("csd_distance", formula, factor_x, factor_y, gradient_x, gradient_y, logvar_in_phi=False))

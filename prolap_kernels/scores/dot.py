@@ -17,4 +17,9 @@ def factor(z: Gaussian) -> Factor:
     return Factor(z.mean, None)
 
 
-register_score(Score("dot", formula, factor, factor, uses_logvar=False))
+def gradient(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor | None) -> tuple[Tensor | None, None]:
+    return d_phi, None
+
+
+NEITHER = {"uses_logvar": False, "logvar_in_phi": False, "mean_in_offset": False}
+register_score(Score("dot", formula, factor, factor, gradient, gradient, **NEITHER))

@@ -30,4 +30,13 @@ def factor_y(z: Gaussian) -> Factor:
     return Factor(point, -point.square().sum(-1))
 
 
-register_score(Score("wasserstein2", formula, factor_x, factor_y))
+def gradient_x(z: Gaussian, d_phi: Tensor, d_offset: Tensor) -> tuple[Tensor, Tensor]:
+    return gradient_y(z, 2 * d_phi, d_offset)
+
+
+def gradient_y(z: Gaussian, d_phi: Tensor, d_offset: Tensor) -> tuple[Tensor, Tensor]:
+    by_mean, by_deviation = (d_phi - 2 * d_offset[:, None] * _point(z)).chunk(2, 1)
+    return by_mean, 0.5 * z.std * by_deviation
+
+
+register_score(Score("wasserstein2", formula, factor_x, factor_y, gradient_x, gradient_y))

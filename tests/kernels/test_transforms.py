@@ -10,7 +10,7 @@ from prolap_kernels import Gaussian, hierarchical_inclusion_loss, inclusion_scor
 from prolap_kernels.backends.links import NONE, SCORE, SUM, VIB, Link, pack
 from prolap_kernels.backends.problem import PairOptions
 from prolap_kernels.ops.matched import matched_gradients_op, matched_rows_op
-from prolap_kernels.ops.pairs import half_trace_op, pairs_op
+from prolap_kernels.ops.pairs import pair_gradients_op, pairs_op
 from tests.kernels.common import gaussian, pair_inputs, pair_loss
 from tests.tolerances import assert_near, assert_same
 
@@ -46,12 +46,25 @@ LOSSES = {
     ("objective", "backend"), [("sigmoid", "chunked"), ("softmax", "chunked"), ("sigmoid", "triton")]
 )
 def test_opcheck_pairs(objective: str, backend: str, flags: tuple[bool, bool, bool]) -> None:
-    x, y = gaussian(5, 3, 1, torch.float32), gaussian(4, 3, 2, torch.float32)
-    scalars = torch.tensor(2.0), torch.tensor(-1.0)
-    tensors = [x.mean.detach(), y.mean.detach(), torch.zeros(5), torch.zeros(4), *scalars]
-    tensors = [t.to(DEVICE) for t in (*tensors, torch.arange(5), torch.arange(4), torch.zeros(0))]
-    options = PairOptions("csd", objective, backend, False, False, "ieee", False, *flags)
-    torch.library.opcheck(pairs_op, (*tensors, None, None, *options))
+    x, y = gaussian(5, 3, 1, torch.float32).detach(), gaussian(4, 3, 2, torch.float32).detach()
+    tensors = [*x, *y, torch.tensor(2.0), torch.tensor(-1.0), torch.arange(5), torch.arange(4), torch.zeros(0)]
+    tensors = [t.to(DEVICE) for t in tensors]
+    for score in ("csd", "wasserstein2", "kl"):
+        options = PairOptions(score, objective, backend, False, False, "ieee", False, *flags)
+        torch.library.opcheck(pairs_op, (*tensors, *options))
+
+
+@pytest.mark.parametrize("score", ["csd", "dot", "csd_distance", "wasserstein2", "kl"])
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_opcheck_gradients_of_pairs(backend: str, score: str) -> None:
+    x, y = gaussian(5, 3, 1, torch.float32).detach(), gaussian(4, 3, 2, torch.float32).detach()
+    scalars, ids = (torch.tensor(2.0), torch.tensor(-1.0)), (torch.arange(5) % 3 - 1, torch.arange(4))
+    tensors = [t.to(DEVICE) for t in (*x, *y, *scalars, *ids)]
+    options = PairOptions(score, "sigmoid", backend, False, True, "ieee", False, True, True, True)
+    _, *sums, _ = pairs_op(*tensors, tensors[0].new_empty(0), *options)
+    for needs in ((True,) * 5, (False, True, True, False, False)):
+        arguments = (torch.tensor(0.5, device=DEVICE), *tensors[:5], *ids, *sums, score, backend, True, *needs)
+        torch.library.opcheck(pair_gradients_op, tuple(t.to(DEVICE) if isinstance(t, Tensor) else t for t in arguments))
 
 
 @pytest.mark.parametrize("need", [(True, True), (True, False), (False, False)])
@@ -67,16 +80,6 @@ def test_opcheck_matched_rows(backend: str, per_row: bool, need: tuple[bool, boo
     results, means, shares = matched_rows_op(mean, logvar, valid, *call, per_row)
     g = torch.ones_like(results[0] if per_row else means)
     torch.library.opcheck(matched_gradients_op, (mean, logvar, results, shares, g, *call, *need))
-
-
-@pytest.mark.parametrize("need", [True, False])
-def test_half_trace_of_the_kernels(need: bool) -> None:
-    logvar = gaussian(4, 3, 1, torch.float32).logvar.detach().to(DEVICE)
-    torch.library.opcheck(half_trace_op, (logvar, need))
-    rows, grad = half_trace_op(logvar, need)
-    want = -0.5 * logvar.double().exp()
-    assert_same(rows, want.sum(1), terms=3 + 4)  # 3 dimensions, and exp of numbers below 3
-    assert_same(grad, want if need else want.new_empty(0), terms=4)
 
 
 @traced

@@ -214,17 +214,21 @@ def test_one_block_takes_five_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count.names == []
 
 
-def test_the_forward_call_with_gradients_takes_at_most_twelve_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lift included, at the batch of the paper; an operator inside a raw op would show in the test above."""
+def test_a_loss_takes_at_most_twelve_launches_and_its_gradients_thirteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the batch of the paper, all operators counted."""
     x, y = (Gaussian(*(t.detach().requires_grad_() for t in gaussian(256, 32, seed, torch.float32))) for seed in (1, 2))
     scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
     launched: list[str] = []
     monkeypatch.setattr(configs, "launch", lambda kernel, *rest: launched.append(kernel.__name__))
     with Count() as count:
-        ppcl_loss(x, y, scale, bias, backend="triton")
-    outside = [name for name in count.names if name not in ("pairs.default", "rows.default")]
-    assert launched[:2] == ["half_trace_kernel", "half_trace_kernel"]
-    assert 7 < len(launched) + len(outside) <= 12, launched + outside
+        loss = ppcl_loss(x, y, scale, bias, backend="triton")
+        forward = len(launched) + len(count.names)
+        assert launched[:2] == ["half_trace_kernel", "half_trace_kernel"]
+        assert 7 < forward <= 12, launched + count.names
+        loss.backward()
+    backward = len(launched) + len(count.names) - forward
+    assert launched[-2:] == ["half_trace_kernel", "half_trace_kernel"]
+    assert backward <= 13, count.names
 
 
 def test_the_same_bits_twice() -> None:
@@ -245,7 +249,8 @@ def test_half_the_trace(dtype: torch.dtype) -> None:
     logvar = (torch.randn(7, 300, generator=torch.Generator().manual_seed(0)) * 3).to(DEVICE, dtype)
     logvar[0, :3] = torch.tensor([-200.0, -103.0, 5.0])
     logvar[1, 0] = float("inf")
-    rows, grad = gemm.half_trace(logvar, True)
+    z = gemm.FusedGaussian(logvar, logvar)
+    rows, grad = z.half_trace, z.half_trace_gradient(torch.ones(7, device=DEVICE))
     want = -0.5 * logvar.double().exp()
     # 2^(x log2 e) inherits the rounding of an exponent of up to 1.44 |x|
     slip = bound(torch.float32, 1) * (1.5 * logvar.double().abs() + 4)
@@ -257,8 +262,8 @@ def test_half_the_trace(dtype: torch.dtype) -> None:
     slack = (slip * want.abs()).sum(1) + bound(torch.float32, likely(300)) * want.sum(1).abs()
     assert ((rows.double() - want.sum(1)).abs() <= slack)[whole].all()
     assert rows[~whole].tolist() == [-torch.inf]
-    assert gemm.half_trace(logvar, False)[1].numel() == 0
-    assert gemm.half_trace(logvar[:0], True)[0].shape == (0,)
+    assert torch.equal(z.half_trace_gradient(torch.full((7,), 2.0, device=DEVICE)), 2 * grad)
+    assert z.rows(slice(0)).half_trace.shape == (0,)
 
 
 def test_it_agrees_with_the_chunked_backend() -> None:

@@ -1,7 +1,8 @@
 """Pure functions on blocks, compiled by Inductor into one C++ loop; eager where that does not work.
 
 A program is traced once with symbolic sizes, on example tensors whose sizes are large primes, and called without guards: no
-batch size and no ragged edge compiles again, and a program never depends on its first call.
+batch size and no ragged edge compiles again, and a program never depends on its first call. A `Signature` stands in for guards:
+a program handed other dtypes would read past the end of its arguments.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +42,36 @@ _programs: dict[Hashable, Program | None] = {}
 _broken: list[str] = []
 """Why this process can compile nothing, once that is known."""
 _lock = threading.RLock()
+
+
+class Signature(NamedTuple):
+    """What a program takes for granted of its arguments.
+
+    dtypes: of each; shapes: of each, as a tuple of numbers that are the same at every call and of names, "0", "1", ..., of the sizes
+    that a call sets, by the example that was traced.
+    """
+
+    dtypes: tuple[torch.dtype, ...]
+    shapes: tuple[tuple[int | str, ...], ...]
+
+    @classmethod
+    def of(cls, arguments: Sequence[Tensor], sizes: tuple[int, ...]) -> Signature:
+        """Of arguments whose sizes are among `sizes`, all different and no size of anything else."""
+        names = {size: str(k) for k, size in enumerate(sizes)}
+        shapes = tuple(tuple(names.get(size, size) for size in t.shape) for t in arguments)
+        return cls(tuple(t.dtype for t in arguments), shapes)
+
+    def check(self, arguments: Sequence[Tensor]) -> None:
+        """Asserts dtypes, shapes, contiguity and the device of a call's arguments."""
+        sizes: dict[int | str, int] = {}
+        assert len(arguments) == len(self.dtypes), f"a compiled program takes {len(self.dtypes)} arguments, got {len(arguments)}"
+        for k, (t, dtype, shape) in enumerate(zip(arguments, self.dtypes, self.shapes, strict=True)):
+            known = tuple(sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, t.shape, strict=False))
+            right = t.dtype == dtype and t.shape == known and len(known) == len(shape)
+            assert right and t.is_contiguous() and t.device.type == "cpu", (
+                f"argument {k} of a compiled program must be a contiguous CPU tensor of {dtype} with shape {known}, got "
+                f"{t.dtype}, {list(t.shape)}, strides {t.stride()}, on {t.device}"
+            )
 
 
 def works(*keys: Hashable) -> bool:
@@ -74,9 +106,15 @@ def _build(function: Program, example: Callable[..., list[Tensor]], shapes: Shap
             graph = make_fx(function, tracing_mode="symbolic")(*example(*shapes[0]))
             symbolic = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
             compiled: Program = _inductor.compile(graph, symbolic, options=OPTIONS)
+            signature = Signature.of(example(*shapes[0]), shapes[0])
+
+            def checked(*arguments: Tensor) -> Sequence[Tensor]:
+                signature.check(arguments)
+                return compiled(*arguments)
+
             for shape in shapes:
-                _check(compiled, function, partial(example, *shape))
-            return compiled
+                _check(checked, function, partial(example, *shape))
+            return checked
     except Exception as error:  # whatever a compiler can do wrong, the loss is still there
         cause = getattr(error, "inner_exception", error)
         lines = [line.strip() for line in str(cause).strip().splitlines()] or [""]

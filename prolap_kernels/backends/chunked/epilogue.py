@@ -14,7 +14,7 @@ from ...pairs import SATURATED, counted_pairs, positive_pairs
 class Form(NamedTuple):
     """What a sweep does; each value compiles to a program of its own.
 
-    wide: take sums along rows in float64, since a compiled loop adds one by one, where eager torch adds in pairs.
+    wide: take sums in float64, since a compiled loop adds one by one, where eager torch adds in pairs.
     """
 
     objective_name: str
@@ -75,7 +75,8 @@ def measure(form: Form, block: Block, sides: Side = ()) -> Side:
     normaliser = form.objective.normaliser
     assert normaliser is not None
     _, logit, positive, counted = _cells(form, block)
-    return *normaliser.measure(logit, positive, counted, 1), *normaliser.measure(logit, positive, counted, 0)
+    dtype = torch.float64 if form.wide else logit.dtype
+    return *normaliser.measure(logit, positive, counted, 1, dtype), *normaliser.measure(logit, positive, counted, 0, dtype)
 
 
 def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:

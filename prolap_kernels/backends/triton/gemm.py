@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...gaussian import Gaussian
 from ..blocks import cdiv, up
 from ..problem import PairSums, float32_products
 from . import configs
@@ -219,11 +220,12 @@ def vendor(out: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float, precisi
 
 
 @triton.jit(do_not_specialize=["rows", "width", "grad"])
-def half_trace_kernel(logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """out [rows] = -1/2 sum_d exp(logvar); where grad, d_logvar [rows, width] = -1/2 exp(logvar)."""
+def half_trace_kernel(logvar, g, out, d_logvar, stride, rows, width, grad, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """out [rows] = -1/2 sum_d exp(logvar); or where grad, d_logvar [rows, width] = -1/2 g exp(logvar)."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     row_in = tl.minimum(row, rows - 1).to(tl.int64)[:, None]
+    weight = tl.load(g + row_in)
     summed = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     for start in range(0, width, BLOCK_D):
         col = start + tl.arange(0, BLOCK_D)[None, :]
@@ -231,8 +233,8 @@ def half_trace_kernel(logvar, out, d_logvar, stride, rows, width, grad, ROWS: tl
         half = -0.5 * exp_any(q)
         summed += half
         if grad:
-            tl.store(d_logvar + row_in * width + col, half, mask=(col < width) & inside[:, None])
-    tl.store(out + row, tl.sum(summed, 1), mask=inside)
+            tl.store(d_logvar + row_in * width + col, weight * half, mask=(col < width) & inside[:, None])
+    tl.store(out + row, tl.sum(summed, 1), mask=inside & (grad == 0))
 
 
 @triton.jit
@@ -241,17 +243,26 @@ def exp_any(x):
     return tl.where(x > 89.0, float("inf"), tl.where(x < -104.0, 0.0, exp_reduced(tl.where(x > 89.0, 0.0, x))))
 
 
-def half_trace(logvar: Tensor, need_grad: bool) -> tuple[Tensor, Tensor]:
-    """-1/2 sum_d exp(logvar), half the trace of the covariance with the sign that `csd` gives it.
+class FusedGaussian(Gaussian):
+    """A Gaussian whose trace, and its gradient, take one launch: at small batches launches are the cost."""
 
-    logvar [N, D] floating point. Returns rows [N] and the gradient of rows.sum(), -1/2 exp(logvar) [N, D] or size 0, float32.
-    """
+    @property
+    def half_trace(self) -> Tensor:
+        """As of any Gaussian, in float32."""
+        rows = torch.empty(len(self.logvar), dtype=torch.float32, device=self.logvar.device)
+        _half_trace(self.logvar, rows, rows, rows, False)
+        return rows
+
+    def half_trace_gradient(self, g: Tensor) -> Tensor:
+        """As of any Gaussian, in float32."""
+        grad = torch.empty(self.logvar.shape, dtype=torch.float32, device=self.logvar.device)
+        _half_trace(self.logvar, g.contiguous(), g, grad, True)
+        return grad
+
+
+def _half_trace(logvar: Tensor, g: Tensor, out: Tensor, d_logvar: Tensor, grad: bool) -> None:
     n, width = logvar.shape
-    q = logvar if logvar.stride(1) == 1 else logvar.contiguous()
-    rows = torch.empty(n, dtype=torch.float32, device=q.device)
-    grad = rows.new_empty((n, width) if need_grad else 0)
     if n:
-        form = configs.TRACE
-        args = (q, rows, grad, q.stride(0), n, width, int(need_grad))
+        q, form = logvar if logvar.stride(1) == 1 else logvar.contiguous(), configs.TRACE
+        args = (q, g, out, d_logvar, q.stride(0), n, width, int(grad))
         configs.launch(half_trace_kernel, cdiv(n, form.rows), args, {"ROWS": form.rows, "BLOCK_D": form.cols}, form)
-    return rows, grad
