@@ -68,7 +68,9 @@ def _problem(options: PairOptions, sides: tuple[Gaussian, Gaussian], rest: tuple
         return PairProblem(x.mean, y.mean, none, none, *rest, x.logvar, y.logvar)
     fused = fused_gaussian(options.backend)
     if fused is not None:
-        if options.ids_given:  # 0 * NaN is NaN: padding must not reach a product. The chunked engine cleans its blocks itself
+        if (
+            options.ids_given
+        ):  # 0 * NaN is NaN: padding must not reach a product. The chunked engine cleans its blocks itself
             sides = (x.keep(rest[2] >= 0), y.keep(rest[3] >= 0))
         x, y = (fused(*side) for side in sides)
     left, right = factors(options.score, x, y)
@@ -82,7 +84,9 @@ pairs_op = torch.library.custom_op("prolap_kernels::pairs", _pairs, mutates_args
 
 @pairs_op.register_fake
 def _(*flat: Any) -> Flat:
-    options = PairOptions(*flat[TENSORS + 1 :])._replace(backend="")  # the widths of factors are the same on every backend
+    options = PairOptions(*flat[TENSORS + 1 :])._replace(
+        backend=""
+    )  # the widths of factors are the same on every backend
     x, y = Gaussian(*flat[:2]), Gaussian(*flat[2:4])
     return PairSums.empty(_problem(options, (x, y), flat[4 : TENSORS + 1]), options)
 
@@ -210,9 +214,7 @@ class _EagerPairLoss(torch.autograd.Function):
     backward = staticmethod(PairLoss.backward)
 
 
-def pair_loss(
-    tensors: tuple[Tensor, ...], options: PairOptions, needs: Needs, per_row: bool
-) -> tuple[Tensor, Tensor]:
+def pair_loss(tensors: tuple[Tensor, ...], options: PairOptions, needs: Needs, per_row: bool) -> tuple[Tensor, Tensor]:
     """The loss of the TENSORS, [N] if per_row, else 0-d, and its statistics."""
     function = _EagerPairLoss if runs_eagerly() else PairLoss
     loss, *_, stats = function.apply(*tensors, options, needs, per_row)

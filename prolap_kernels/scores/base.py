@@ -117,7 +117,10 @@ def derived_gradient(factor: Callable[[Gaussian], Factor]) -> FactorGradient:
 
         out, pull, *_ = torch.func.vjp(parts, *z)
         by_part: tuple[Tensor, Tensor] = pull(
-            tuple(torch.zeros_like(t) if d is None else d.to(t.dtype) for t, d in zip(out, (d_phi, d_offset), strict=False))
+            tuple(
+                torch.zeros_like(t) if d is None else d.to(t.dtype)
+                for t, d in zip(out, (d_phi, d_offset), strict=False)
+            )
         )
         return by_part
 

@@ -64,9 +64,13 @@ class Signature(NamedTuple):
     def check(self, arguments: Sequence[Tensor]) -> None:
         """Asserts dtypes, shapes, contiguity and the device of a call's arguments."""
         sizes: dict[int | str, int] = {}
-        assert len(arguments) == len(self.dtypes), f"a compiled program takes {len(self.dtypes)} arguments, got {len(arguments)}"
+        assert len(arguments) == len(self.dtypes), (
+            f"a compiled program takes {len(self.dtypes)} arguments, got {len(arguments)}"
+        )
         for k, (t, dtype, shape) in enumerate(zip(arguments, self.dtypes, self.shapes, strict=True)):
-            known = tuple(sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, t.shape, strict=False))
+            known = tuple(
+                sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, t.shape, strict=False)
+            )
             right = t.dtype == dtype and t.shape == known and len(known) == len(shape)
             assert right and t.is_contiguous() and t.device.type == "cpu", (
                 f"argument {k} of a compiled program must be a contiguous CPU tensor of {dtype} with shape {known}, got "

@@ -76,7 +76,9 @@ def measure(form: Form, block: Block, sides: Side = ()) -> Side:
     assert normaliser is not None
     _, logit, positive, counted = _cells(form, block)
     dtype = torch.float64 if form.wide else logit.dtype
-    return *normaliser.measure(logit, positive, counted, 1, dtype), *normaliser.measure(logit, positive, counted, 0, dtype)
+    return *normaliser.measure(logit, positive, counted, 1, dtype), *normaliser.measure(
+        logit, positive, counted, 0, dtype
+    )
 
 
 def sweep(form: Form, block: Block, sides: Side = ()) -> Swept:
