@@ -148,7 +148,7 @@ def _set_precision(precision: str, named: bool) -> Callable[[], None]:
     """Sets it and returns what restores it. By the older names where these can be read: set by the newer ones alone, they would
     raise in every thread that reads them."""
     matmul: Any = torch.backends.cuda.matmul
-    newer = [(b, b.fp32_precision) for b in (matmul, torch.backends.mkldnn.matmul)] if named else []
+    newer = [(b, b.fp32_precision) for b in (matmul, torch.backends.mkldnn.matmul)]  # type: ignore[attr-defined] if named else []
     try:
         level = torch.get_float32_matmul_precision()
     except RuntimeError:

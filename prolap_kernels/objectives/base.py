@@ -19,8 +19,8 @@ Side = tuple[Tensor, ...]
 class Normaliser:
     """Totals along rows and columns that gradients need first, gathered block by block.
 
-    empty(k, like) -> empty totals of k rows; measure(logit, positive, counted, dim, dtype) -> totals of a block along `dim`, summed
-    in dtype; merge(a, b) -> totals of both; finish(rows, cols) -> (loss [1], the `row` and `col` that `pair` takes).
+    empty(k, like) -> empty totals of k rows; measure(logit, positive, counted, dim, dtype) -> totals of a block along `dim`,
+    summed in dtype; merge(a, b) -> totals of both; finish(rows, cols) -> (loss [1], the `row` and `col` that `pair` takes).
     """
 
     empty: Callable[[int, Tensor], Side]

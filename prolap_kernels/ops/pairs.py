@@ -1,4 +1,4 @@
-"""Losses of pairs: two raw custom ops, for the loss with its sums and for the gradients, and the autograd function around them."""
+"""Losses of pairs: raw custom ops for the loss with its sums and for the gradients, and the autograd function around them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ TENSORS = 8
 """Of a loss: mean_x, logvar_x, mean_y, logvar_y, scale, bias, x_id, y_id. The first six may have gradients."""
 
 
+class FactorNeeds(NamedTuple):
+    """Which parts of a factor need a gradient."""
+
+    phi: bool
+    offset: bool
+
+
+def factor_needs(score: Score, mean: bool, logvar: bool) -> FactorNeeds:
+    """What of a side's factor needs a gradient for those by its mean and its logvar; an elementwise score has no offset."""
+    if score.elementwise is not None:
+        return FactorNeeds(mean or logvar, False)
+    return FactorNeeds(mean or (logvar and score.logvar_in_phi), logvar or (mean and score.mean_in_offset))
+
+
 class Needs(NamedTuple):
     """Which gradients a loss needs."""
 
@@ -31,7 +45,7 @@ class Needs(NamedTuple):
 
     def asked_of(self, options: PairOptions) -> PairOptions:
         """The options with the sums that these gradients take."""
-        x, y = (options.score.needs(*self[k : k + 2]) for k in (0, 2))
+        x, y = (factor_needs(options.score, *self[k : k + 2]) for k in (0, 2))
         return options._replace(need_x=x.phi, need_y=y.phi, need_sums=self.scalars or x.offset or y.offset)
 
 
@@ -65,7 +79,7 @@ def _problem(options: PairOptions, sides: tuple[Gaussian, Gaussian], rest: tuple
     scale, none = rest[0], rest[0].new_empty(0)
     x, y = sides
     if options.score.elementwise is not None:
-        return PairProblem(x.mean, y.mean, none, none, *rest, x.logvar, y.logvar)
+        return PairProblem(x.mean, y.mean, none, none, *rest, x.logvar, y.logvar)  # type: ignore[call-arg]
     fused = fused_gaussian(options.backend)
     if fused is not None:
         if (
@@ -126,7 +140,7 @@ def _side_gradients(
         return None, None
     if gradient is None:
         return by_phi * factor, by_logvar * factor
-    asked = score.needs(*need)
+    asked = factor_needs(score, *need)
     return gradient(z, by_phi * factor if asked.phi else None, by_offset * factor if asked.offset else None)
 
 
@@ -146,11 +160,11 @@ def _gradients(*args: Any) -> Six:
     plain = runs_plainly(g)
     if per_row:  # saved sums would weigh all rows alike: the pass runs again with g as weights
         options = needs.asked_of(options)._replace(stats=False)
-        sums = (_pairs if plain else pairs_op)(*tensors, g.contiguous(), *options)[1:]
+        sums = (_pairs if plain else pairs_op)(*tensors, g.contiguous(), *options)[1:]  # type: ignore[call-arg]
         g = torch.ones_like(tensors[4])
     op = _pair_gradients if plain else pair_gradients_op
     constants = options.score_name, options.backend, options.ids_given
-    grads: Six = op(g, *tensors[:5], *tensors[6:], *sums[:-1], *constants, *needs)
+    grads: Six = op(g, *tensors[:5], *tensors[6:], *sums[:-1], *constants, *needs)  # type: ignore[call-arg]
     return grads
 
 
@@ -166,8 +180,8 @@ class _Gradients(torch.autograd.Function):
 
 
 class PairLoss(torch.autograd.Function):
-    """Takes the TENSORS of a loss, `PairOptions`, `Needs`, per_row. Returns the loss, [N] if per_row, else 0-d; then the sums that
-    backward reads, the statistics last."""
+    """Takes the TENSORS of a loss, `PairOptions`, `Needs`, per_row. Returns the loss, [N] if per_row, else 0-d; then the sums
+    that backward reads, the statistics last."""
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -175,7 +189,7 @@ class PairLoss(torch.autograd.Function):
         if not per_row:  # else gradients wait for the weights of the rows
             options = needs.asked_of(options)
         op = _pairs if runs_plainly(tensors[0]) else pairs_op
-        loss, *sums = op(*tensors, tensors[4].new_empty(0), *options)
+        loss, *sums = op(*tensors, tensors[4].new_empty(0), *options)  # type: ignore[call-arg]
         return (loss if per_row else loss.sum(), *sums)
 
     @staticmethod

@@ -26,16 +26,9 @@ class Factor(NamedTuple):
     """[N] in float32 (float64 for float64 inputs), None where the score has none."""
 
 
-class FactorNeeds(NamedTuple):
-    """Which parts of a factor need a gradient."""
-
-    phi: bool
-    offset: bool
-
-
-FactorGradient = Callable[[Gaussian, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor | None]]
-"""(z, gradient by phi [N, K], gradient by the offset [N]) -> the gradients by mean and logvar, [N, D] each. None where nobody asks
-for a gradient, or where there is none."""
+FactorGradient = Callable[[Gaussian, Any, Any], tuple[Tensor | None, Tensor | None]]
+"""(z, gradient by phi [N, K], gradient by the offset [N]) -> the gradients by mean and logvar, [N, D] each. None stands where
+nobody asks for a gradient, or where there is none."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,8 @@ class Score:
     gradient_x, gradient_y: derivatives of the factors; derived from them by default.
     elementwise: sums and gradients of any other score; without factors, derived from the formula by default.
     uses_logvar: whether the score needs variances; False takes bare tensors of means too.
-    logvar_in_phi, mean_in_offset: whether a factor's phi depends on logvar, and its offset on the mean. Where it does not, a frozen
-        mean or logvar saves work.
+    logvar_in_phi, mean_in_offset: whether a factor's phi depends on logvar, and its offset on the mean. Where it does not,
+        a frozen mean or logvar saves work.
     """
 
     name: str
@@ -99,12 +92,6 @@ class Score:
             factor = getattr(self, f"factor_{side}")
             if factor is not None and getattr(self, f"gradient_{side}") is None:
                 object.__setattr__(self, f"gradient_{side}", derived_gradient(factor))
-
-    def needs(self, mean: bool, logvar: bool) -> FactorNeeds:
-        """What of a side's factor needs a gradient for those by its mean and its logvar; an elementwise score has no offset."""
-        if self.elementwise is not None:
-            return FactorNeeds(mean or logvar, False)
-        return FactorNeeds(mean or (logvar and self.logvar_in_phi), logvar or (mean and self.mean_in_offset))
 
 
 @functools.cache

@@ -21,5 +21,4 @@ def gradient(z: Gaussian, d_phi: Tensor | None, d_offset: Tensor | None) -> tupl
     return d_phi, None
 
 
-NEITHER = {"uses_logvar": False, "logvar_in_phi": False, "mean_in_offset": False}
-register_score(Score("dot", formula, factor, factor, gradient, gradient, **NEITHER))
+register_score(Score("dot", formula, factor, factor, gradient, gradient, None, False, False, False))

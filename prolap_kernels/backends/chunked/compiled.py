@@ -47,7 +47,7 @@ _lock = threading.RLock()
 class Signature(NamedTuple):
     """What a program takes for granted of its arguments.
 
-    dtypes: of each; shapes: of each, as a tuple of numbers that are the same at every call and of names, "0", "1", ..., of the sizes
+    dtypes: of each; shapes: of each, a tuple of numbers that are the same at every call and of names, "0", "1", ..., of sizes
     that a call sets, by the example that was traced.
     """
 
@@ -71,8 +71,9 @@ class Signature(NamedTuple):
             known = tuple(
                 sizes.setdefault(n, size) if isinstance(n, str) else n for n, size in zip(shape, t.shape, strict=False)
             )
-            right = t.dtype == dtype and t.shape == known and len(known) == len(shape)
-            assert right and t.is_contiguous() and t.device.type == "cpu", (
+            fits = t.dtype == dtype and t.shape == known and len(known) == len(shape)
+            right = fits and t.is_contiguous() and t.device.type == "cpu"
+            assert right, (
                 f"argument {k} of a compiled program must be a contiguous CPU tensor of {dtype} with shape {known}, got "
                 f"{t.dtype}, {list(t.shape)}, strides {t.stride()}, on {t.device}"
             )
