@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test test-slow test-numerics lint bench campaign compile-check clean
+.PHONY: install quickstart test test-slow test-numerics test-versions hub lint bench campaign compile-check clean
 
 install: .venv/installed
 
@@ -26,6 +26,14 @@ test-slow: install
 SEED ?= $(shell git rev-parse --short HEAD)
 test-numerics: install
 	$(BIN)/python -m tests.numerics $(SEED)
+
+# the kernels' tests on the oldest and newest Python and torch that are promised; interpreters that are absent are skipped
+test-versions: install
+	$(BIN)/python -m tests.versions
+
+# build/hub: prolap_kernels as a repository of Hugging Face's `kernels`
+hub: install
+	$(BIN)/python scripts/hub.py
 
 lint: install
 	$(BIN)/ruff check .

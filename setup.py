@@ -36,6 +36,8 @@ TEST = [
     "ranx>=0.3.20",  # an independent implementation of the retrieval metrics
     "ruff==0.17.6",
     "mypy==2.4.1",
+    "pyright[nodejs]==1.1.414",  # whether the types of the public names are complete; brings its own node
+    "uv>=0.8",  # sdist, wheel, and empty environments in seconds
     "types-PyYAML",
     "numpy<2.4",  # triton's interpreter cannot run loops with run-time bounds on newer ones
 ]
@@ -55,9 +57,11 @@ setup(
     description="Fused losses for probabilistic embeddings, and a trainer for Probabilistic Language-Audio Pre-training",
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["probabilistic embeddings", "contrastive learning", "audio", "language", "triton", "pytorch"],
     packages=find_packages(include=["prolap", "prolap.*", "prolap_kernels", "prolap_kernels.*"]),
-    package_data={"prolap": ["config/presets/*.yaml"], "prolap_kernels": ["py.typed"]},
+    package_data={"prolap": ["py.typed", "config/presets/*.yaml"], "prolap_kernels": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
     extras_require={
@@ -70,8 +74,16 @@ setup(
     },
     entry_points={"console_scripts": ["prolap = prolap.cli.main:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -23,8 +23,8 @@ class PPCLLoss(nn.Module):
 
     def __init__(self, scale: float = 10.0, bias: float = -10.0, score: str | Score = "csd") -> None:
         super().__init__()
-        self.log_scale = _log_scale(scale)
-        self.bias = nn.Parameter(torch.tensor(as_number("bias", bias)))
+        self.log_scale: nn.Parameter = _log_scale(scale)
+        self.bias: nn.Parameter = nn.Parameter(torch.tensor(as_number("bias", bias)))
         find_score(score)
         self.score = score
 
@@ -37,7 +37,7 @@ class InfoNCELoss(nn.Module):
 
     def __init__(self, scale: float = 1 / 0.07, score: str | Score = "dot") -> None:
         super().__init__()
-        self.log_scale = _log_scale(scale)
+        self.log_scale: nn.Parameter = _log_scale(scale)
         find_score(score)
         self.score = score
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prolap.data.dataset import Split
     from prolap.training.config import Config
 
 PLANNED = {"render": 60.0, "train": 180.0, "evaluate": 45.0}
@@ -28,6 +29,12 @@ def add(commands: Any) -> None:
         epilog="Options: --NAME VALUE, e.g. --run runs/other --seed 1; `prolap train --help` lists them.",
         allow_abbrev=False,
     )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="plan the scenes, take one training step of each model on a synthetic batch, and stop: it takes seconds, writes "
+        "nothing, and shows that the installation is whole",
+    )
     command.set_defaults(command=run)
 
 
@@ -35,8 +42,31 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """The exit status, 0; SystemExit with 128 + the signal's number if training was stopped."""
     from prolap.training.config import load_config
 
-    train_and_compare(load_config("quickstart", overrides=rest))
+    config = load_config("quickstart", overrides=rest)
+    if arguments.dry_run:
+        dry_run(config)
+    else:
+        train_and_compare(config)
     return 0
+
+
+def dry_run(config: Config) -> None:
+    """Read the soundfont, plan all scenes, and take a training step of both models on a synthetic batch. Writes nothing."""
+    from prolap.data.scenes.plan import Universe, plan
+    from prolap.data.scenes.soundfont import read_soundfont
+    from prolap.training.synthetic import peak_memory
+
+    data = config.data
+    print(f"soundfont: {len(read_soundfont(data.soundfont)) / 1e6:.0f} MB")
+    counts: dict[Split, int] = {"train": data.clips, "dev": data.dev_clips, "test": data.test_clips}
+    for split, clips in counts.items():
+        print(f"{split}: {len(plan(data.seed, split, clips, Universe())):,} scenes of {data.seconds:g} s planned")
+    for name, each in (("ProLAP", config), ("its baseline", baseline_of(config))):
+        peak = peak_memory(each, steps=1)["all"]
+        print(
+            f"{name}: one step on a synthetic batch of {config.batch_size} pairs, {peak / 1e9:.2f} GB of tensors at most"
+        )
+    print("Dry run: nothing was rendered, trained or written.")
 
 
 def train_and_compare(config: Config, *, progress: bool = True) -> dict[str, Any]:

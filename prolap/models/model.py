@@ -18,7 +18,7 @@ from prolap.data.audio import read, resample
 from prolap.data.features import make_features
 from prolap.data.mixing import WORDS
 from prolap.models.encoders import AUDIO, TEXT
-from prolap.models.encoders.base import Encoder
+from prolap.models.encoders.base import AudioEncoder, Encoder, TextEncoder
 from prolap.models.heads import Head, bound, scale_bounds, unbound
 from prolap.models.tokenizers import Tokenizer
 from prolap.utils.seeding import torch_generator
@@ -33,11 +33,12 @@ class ProLAP(nn.Module):
 
     def __init__(self, config: BaseConfig, vocabulary: Tokenizer) -> None:
         super().__init__()
-        self.config, self.vocabulary = config, vocabulary
-        self.audio = AUDIO[config.model.audio](config)
-        self.text = TEXT[config.model.text](config, vocabulary)
-        self.audio_head = Head(self.audio.width, config.model)
-        self.text_head = Head(self.text.width, config.model)
+        self.config: BaseConfig = config
+        self.vocabulary: Tokenizer = vocabulary
+        self.audio: AudioEncoder = AUDIO[config.model.audio](config)
+        self.text: TextEncoder = TEXT[config.model.text](config, vocabulary)
+        self.audio_head: Head = Head(self.audio.width, config.model)
+        self.text_head: Head = Head(self.text.width, config.model)
         options = config.model
         if options.score not in SCORES:
             raise ValueError(f"model.score: got {options.score!r}, want one of {', '.join(SCORES)}.")
@@ -47,8 +48,8 @@ class ProLAP(nn.Module):
             raise ValueError(f"model.scale_init: got {options.scale_init}, want {limits}.")
         self._scale_bounds = scale_bounds(options)
         log_scale = unbound(math.log(options.scale_init), *self._scale_bounds)
-        self.log_scale = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.tensor(float(options.bias_init), dtype=torch.float32))
+        self.log_scale: nn.Parameter = nn.Parameter(torch.tensor(log_scale, dtype=torch.float32))
+        self.bias: nn.Parameter = nn.Parameter(torch.tensor(float(options.bias_init), dtype=torch.float32))
 
     @property
     def scale(self) -> Tensor:

@@ -49,11 +49,13 @@ class ClosedFormSampledDistanceLoss(nn.Module):
         **kwargs: object,
     ) -> None:
         super().__init__()
-        self.shift = nn.Parameter(as_number("init_shift", init_shift) * torch.ones(1))
-        self.negative_scale = nn.Parameter(as_number("init_negative_scale", init_negative_scale) * torch.ones(1))
-        self.vib_beta = as_number("vib_beta", vib_beta)
-        self.smoothness_alpha = as_number("smoothness_alpha", smoothness_alpha)
-        self.prob_distance, self.score = prob_distance, choose("prob_distance", prob_distance, SCORES)
+        self.shift: nn.Parameter = nn.Parameter(as_number("init_shift", init_shift) * torch.ones(1))
+        negative_scale = as_number("init_negative_scale", init_negative_scale)
+        self.negative_scale: nn.Parameter = nn.Parameter(negative_scale * torch.ones(1))
+        self.vib_beta: float = as_number("vib_beta", vib_beta)
+        self.smoothness_alpha: float = as_number("smoothness_alpha", smoothness_alpha)
+        self.prob_distance: str = prob_distance
+        self.score: str = choose("prob_distance", prob_distance, SCORES)
 
     def max_violation_on(self) -> None:
         """The public trainer calls it for every loss; this one has no max violation."""

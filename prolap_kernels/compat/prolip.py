@@ -44,19 +44,20 @@ class ProLIPLoss(nn.Module):
         vib_beta: float = 0.00001,
     ) -> None:
         super().__init__()
-        self.rank = as_whole("rank", rank, 0, 0, "0 in this version")
-        self.world_size = as_whole("world_size", world_size, 1, 1, "1 in this version")
-        self.cache_labels, self.bidir = as_flag("cache_labels", cache_labels), as_flag("bidir", bidir)
-        self.use_horovod = as_flag("use_horovod", use_horovod)
+        self.rank: int = as_whole("rank", rank, 0, 0, "0 in this version")
+        self.world_size: int = as_whole("world_size", world_size, 1, 1, "1 in this version")
+        self.cache_labels: bool = as_flag("cache_labels", cache_labels)
+        self.bidir: bool = as_flag("bidir", bidir)
+        self.use_horovod: bool = as_flag("use_horovod", use_horovod)
         if use_horovod:
             raise ValueError("use_horovod must be False in this version, got True")
-        self.ppcl_lambda = as_number("ppcl_lambda", ppcl_lambda)
-        self.siglip_lambda = as_number("siglip_lambda", siglip_lambda)
-        self.inclusion_alpha = as_number("inclusion_alpha", inclusion_alpha)
-        self.inclusion_alpha_occ = as_number("inclusion_alpha_occ", inclusion_alpha_occ)
-        self.inclusion_loss_eps = as_number("inclusion_loss_eps", inclusion_loss_eps)
-        self.inclusion_loss_scale = as_number("inclusion_loss_scale", inclusion_loss_scale, 0.0, NOT_NEGATIVE)
-        self.vib_beta = as_number("vib_beta", vib_beta)
+        self.ppcl_lambda: float = as_number("ppcl_lambda", ppcl_lambda)
+        self.siglip_lambda: float = as_number("siglip_lambda", siglip_lambda)
+        self.inclusion_alpha: float = as_number("inclusion_alpha", inclusion_alpha)
+        self.inclusion_alpha_occ: float = as_number("inclusion_alpha_occ", inclusion_alpha_occ)
+        self.inclusion_loss_eps: float = as_number("inclusion_loss_eps", inclusion_loss_eps)
+        self.inclusion_loss_scale: float = as_number("inclusion_loss_scale", inclusion_loss_scale, 0.0, NOT_NEGATIVE)
+        self.vib_beta: float = as_number("vib_beta", vib_beta)
 
     def _inclusion(self, x: Gaussian, y: Gaussian) -> Tensor:
         # rho multiplies (mx - my)^2 alone, so another rho is another unit of the means

@@ -62,7 +62,7 @@ def _pairs(
     x_id: Tensor, y_id: Tensor, row_weight: Tensor,
     score_name: str, objective_name: str, backend: str, negatives_only: bool, ids_given: bool, precision: str,
     stats: bool, need_x: bool, need_y: bool, need_sums: bool,
-) -> Flat:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Takes both sides, the scalars, ids, weights of the rows (size 0 for ones) and `PairOptions`; returns `PairSums`."""
     flags = negatives_only, ids_given, precision, stats, need_x, need_y, need_sums
     options = PairOptions(score_name, objective_name, backend, *flags)
@@ -110,7 +110,7 @@ def _pair_gradients(
     dphi_x: Tensor, dphi_y: Tensor, row: Tensor, col: Tensor, dot: Tensor, dlogvar_x: Tensor, dlogvar_y: Tensor,
     score_name: str, backend: str, ids_given: bool,
     need_mean_x: bool, need_logvar_x: bool, need_mean_y: bool, need_logvar_y: bool, need_scalars: bool,
-) -> Six:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of g L by mean_x, logvar_x, mean_y, logvar_y, scale, bias from the loss's sums; size 0 where not needed."""
     score, factor, fused = NAMED[score_name], g * scale, fused_gaussian(backend) or Gaussian
     x = fused(mean_x, logvar_x), x_id, (need_mean_x, need_logvar_x), (dphi_x, row, dlogvar_x), score.gradient_x
@@ -148,13 +148,13 @@ pair_gradients_op = torch.library.custom_op("prolap_kernels::pair_gradients", _p
 
 
 @pair_gradients_op.register_fake
-def _(g: Tensor, *flat: Any) -> Six:
+def _(g: Tensor, *flat: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     needs = Needs(*flat[-len(Needs._fields) :])
     a, b, c, d = (t.new_empty(t.shape if need else 0) for t, need in zip(flat[:4], needs[:4], strict=True))
     return a, b, c, d, g.new_empty(() if needs.scalars else 0), g.new_empty(() if needs.scalars else 0)
 
 
-def _gradients(*args: Any) -> Six:
+def _gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """g, the TENSORS of a loss, its `PairSums` without the loss, then `PairOptions`, `Needs`, per_row -> `pair_gradients_op`."""
     g, tensors, sums, (options, needs, per_row) = args[0], args[1 : 1 + TENSORS], args[1 + TENSORS : -3], args[-3:]
     plain = runs_plainly(g)
@@ -172,7 +172,7 @@ class _Gradients(torch.autograd.Function):
     """`_gradients`, not to be differentiated."""
 
     @staticmethod
-    def forward(*args: Any) -> Six:  # type: ignore[override]
+    def forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
         return _gradients(*args)
 
     setup_context = staticmethod(keep_nothing)

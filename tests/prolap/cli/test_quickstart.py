@@ -83,6 +83,18 @@ def test_a_second_call_trains_nothing_again(config: Config, content: dict, capsy
     assert "claims passed" in capsys.readouterr().out
 
 
+def test_a_dry_run_plans_and_steps_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["quickstart", "--dry-run", "--batch_size", "8", "--data.clips", "30"]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 30 scenes" in printed
+    assert printed.count("one step on a synthetic batch of 8 pairs") == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_slow_phase_is_named() -> None:
     seconds = {"render": quickstart.PLANNED["render"] + 1, "train": 1.0, "total": 500.0}
     (sentence,) = quickstart.slow_phases(seconds)
