@@ -1,7 +1,7 @@
 """What users install: sdist and wheel in empty environments, the hub's layout, the pages that come along.
 
-Environments are made by uv, with a cache of their own that is deleted afterwards, so that nothing here depends on what the machine
-has installed before.
+Environments are made by uv, with a cache of their own that is deleted afterwards: nothing depends on what the machine has
+installed before.
 """
 
 from __future__ import annotations

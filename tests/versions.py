@@ -1,4 +1,4 @@
-"""The kernels' tests on other versions of Python and torch: `python -m tests.versions [NAME...]`, each in an environment of its own.
+"""The kernels' tests on other Python and torch, each in an environment: `python -m tests.versions [NAME...]`.
 
 uv makes the environments in a temporary folder; an interpreter that is neither here nor to be had is skipped, and said to be.
 """

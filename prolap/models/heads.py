@@ -98,19 +98,22 @@ class Head(nn.Module):
 
     def __init__(self, width: int, config: ModelConfig) -> None:
         super().__init__()
+        self.lower: float
+        self.upper: float
         self.lower, self.upper = map(float, config.logvar_bounds)
         if not self.lower < config.logvar_init < self.upper:
             raise ValueError(
                 f"model.logvar_init: got {config.logvar_init}, want a value strictly between model.logvar_bounds, "
                 f"{self.lower} and {self.upper}."
             )
-        self.dim, self.detach = config.dim, config.detach_uncertainty
-        self.mean = MEAN_HEADS[config.mean_head](width, config.dim)
+        self.dim: int = config.dim
+        self.detach: bool = config.detach_uncertainty
+        self.mean: nn.Module = MEAN_HEADS[config.mean_head](width, config.dim)
         hidden = width // 2
         out = nn.Linear(hidden, config.dim if config.logvar == "diagonal" else 1)
         nn.init.normal_(out.weight, std=0.01 / math.sqrt(hidden))
         nn.init.constant_(out.bias, unbound(config.logvar_init, self.lower, self.upper))
-        self.logvar = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), out)
+        self.logvar: nn.Sequential = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), out)
 
     def forward(self, features: Tensor) -> Gaussian:
         """[B, width] -> Gaussian of [B, dim] and [B, dim], float32."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from prolap.cli import quickstart
+from prolap.cli.main import main
 from prolap.config.loading import to_dict
 from prolap.evaluation import report
 from prolap.training.config import Config, load_config
