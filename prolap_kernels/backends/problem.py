@@ -147,8 +147,9 @@ def float32_products(precision: str) -> Iterator[None]:
 def _set_precision(precision: str, named: bool) -> Callable[[], None]:
     """Sets it and returns what restores it. By the older names where these can be read: set by the newer ones alone, they would
     raise in every thread that reads them."""
-    matmul: Any = torch.backends.cuda.matmul
-    newer = [(b, b.fp32_precision) for b in (matmul, torch.backends.mkldnn.matmul)]  # type: ignore[attr-defined] if named else []
+    backends: Any = torch.backends
+    matmul = backends.cuda.matmul
+    newer = [(each, each.fp32_precision) for each in (matmul, backends.mkldnn.matmul)] if named else []
     try:
         level = torch.get_float32_matmul_precision()
     except RuntimeError:

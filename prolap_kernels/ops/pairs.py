@@ -14,8 +14,6 @@ from ..scores import NAMED, Factor, Score
 from ..scores.base import FactorGradient
 from . import keep_nothing, refuse, runs_eagerly, runs_plainly, without_autocast
 
-Flat = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 TENSORS = 8
 """Of a loss: mean_x, logvar_x, mean_y, logvar_y, scale, bias, x_id, y_id. The first six may have gradients."""
 
@@ -97,7 +95,7 @@ pairs_op = torch.library.custom_op("prolap_kernels::pairs", _pairs, mutates_args
 
 
 @pairs_op.register_fake
-def _(*flat: Any) -> Flat:
+def _(*flat: Any) -> tuple[Tensor, ...]:
     options = PairOptions(*flat[TENSORS + 1 :])._replace(
         backend=""
     )  # the widths of factors are the same on every backend
@@ -164,7 +162,8 @@ def _gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tens
         g = torch.ones_like(tensors[4])
     op = _pair_gradients if plain else pair_gradients_op
     constants = options.score_name, options.backend, options.ids_given
-    grads: Six = op(g, *tensors[:5], *tensors[6:], *sums[:-1], *constants, *needs)  # type: ignore[call-arg]
+    grads: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+    grads = op(g, *tensors[:5], *tensors[6:], *sums[:-1], *constants, *needs)  # type: ignore[call-arg]
     return grads
 
 

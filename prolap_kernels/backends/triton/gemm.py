@@ -103,7 +103,7 @@ def total(part, count, stride, entry, inside, CHUNK: tl.constexpr, BLOCK: tl.con
 @triton.jit
 def put(to, value, inside, fresh):
     """Adds value to what `to` holds; fresh: overwrites it unread."""
-    tl.store(to, tl.load(to, mask=tl.where(fresh == 0, inside, False), other=0.0) + value, mask=inside)
+    tl.store(to, tl.load(to, mask=inside & (fresh == 0), other=0.0) + value, mask=inside)
 
 
 @triton.jit(do_not_specialize=["alpha", "rows", "depth", "fresh"])
