@@ -63,7 +63,7 @@ setup(
     packages=find_packages(include=["prolap", "prolap.*", "prolap_kernels", "prolap_kernels.*"]),
     package_data={"prolap": ["py.typed", "config/presets/*.yaml"], "prolap_kernels": ["py.typed"]},
     python_requires=">=3.11",
-    install_requires=["torch>=2.6", "numpy>=1.26", 'triton>=3.2; platform_system == "Linux"'],
+    install_requires=["torch>=2.7", "numpy>=1.26", 'triton>=3.3; platform_system == "Linux"'],
     extras_require={
         "train": TRAIN,
         "aac": AAC,
