@@ -141,7 +141,7 @@ def beyond(values: Results, exact: Results, batch: Batch) -> str:
 LOSS_SCALE = 2.0**24
 """Of the probe with tiny gradients: what a loss scaler multiplies by, without which float16 could not hold the result."""
 DTYPES = ("bfloat16", "float16", "float32")
-SHARE = 0.6
+BUDGET_SHARE = 0.6
 """Of the budget is left to the other sections."""
 
 
@@ -190,7 +190,7 @@ def correctness(session: Session) -> None:
     every = [(dtype, shape, probe, name) for dtype in DTYPES for shape in session.plan.probes for probe in PROBES
              for name in probe.cases if math.prod(shape) <= probe.elements]  # fmt: skip
     for done, (dtype, shape, probe, name) in enumerate(every):
-        if session.spent(SHARE * session.budget):
+        if session.spent(BUDGET_SHARE * session.budget):
             session.skip("correctness", f"{len(every) - done} of {len(every)} probes: ")
             break
         row: Row = {"probe": probe.name, "case": name, "shape": shape, "dtype": dtype}

@@ -1,4 +1,4 @@
-"""What learns, and how fast: frozen modules, groups of parameters, and the learning rate as a function of the step."""
+"""What learns, and how fast: frozen modules, groups of parameters, the learning rate by step; the optimiser's stored state."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prolap.config import OptimConfig
 from prolap.config.options import ConfigError
+from prolap.weights.checkpoint import CheckpointError
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -135,3 +136,27 @@ class Frozen:
         """Put the frozen modules into evaluation mode; call it after `model.train()`."""
         for module in self.modules:
             module.eval()
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as `<parameter name>/<key>`, e.g. `audio.mask/exp_avg`."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`, step counts included; a name that the model lacks is a CheckpointError."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for full, value in tensors.items():
+        name, _, key = full.rpartition("/")
+        if name not in parameters:
+            raise CheckpointError(f"the optimiser state has {name!r}, which the model lacks.")
+        if (shape := () if key == "step" else parameters[name].shape) != value.shape:
+            raise CheckpointError(f"the optimiser state {full!r} has shape {[*value.shape]}, want {[*shape]}.")
+        device = "cpu" if key == "step" else parameters[name].device
+        # a fresh copy: what a file maps into memory is aligned otherwise, and so may round otherwise
+        optimizer.state[parameters[name]][key] = value.to(device, copy=True)

@@ -18,10 +18,9 @@ from prolap.data import AudioTextData, absolute, open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
 from prolap.models.model import ProLAP
-from prolap.training import gradcache, memory, runs
+from prolap.training import gradcache, memory, optim, runs
 from prolap.training.config import Config
 from prolap.training.logs import Logs, batch_metrics, dev_metrics
-from prolap.training.optim import Frozen, build_optimizer, learning_rates, lr_factor, set_lr
 from prolap.training.runs import Ending, StepResult, TrainResult
 from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
 from prolap.training.step import training_losses
@@ -110,8 +109,8 @@ class Trainer:
         self.config, self.model, self.loader, self.dev, self.versions = config, model, loader, dev, versions
         self.run = Path(config.run)
         self.device = next(model.parameters()).device
-        self.frozen = Frozen(model, config.model.freeze)
-        self.optimizer = build_optimizer(model, config.optim)
+        self.frozen = optim.Frozen(model, config.model.freeze)
+        self.optimizer = optim.build_optimizer(model, config.optim)
         self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=config.optim.amp == "fp16")
         epoch = loader.steps_per_epoch / config.optim.accumulate
         self.steps = config.steps if config.epochs is None else max(1, round(config.epochs * epoch))
@@ -129,7 +128,7 @@ class Trainer:
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Go back to where the checkpoint was written."""
         checkpoints.restore_model(self.model, checkpoint)
-        checkpoints.restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
+        optim.restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
         state, clips = checkpoint.state, len(self.loader.data)
         if state["clips"] != clips:
             raise ConfigError(
@@ -181,15 +180,15 @@ class Trainer:
 
     def update(self, stream: Iterator[Batch]) -> StepResult:
         """One optimiser step over `accumulate` micro-batches: the gradient is the mean of theirs."""
-        config, optim = self.config, self.config.optim
+        config, settings = self.config, self.config.optim
         self.model.train()
         self.frozen.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        set_lr(self.optimizer, lr_factor(self.step, self.steps, self.warmup_steps))
+        optim.set_lr(self.optimizer, optim.lr_factor(self.step, self.steps, self.warmup_steps))
         total = torch.zeros((), device=self.device)
         stats: dict[str, Tensor] = {}
-        for micro in range(optim.accumulate):
-            number = self.step * optim.accumulate + micro
+        for micro in range(settings.accumulate):
+            number = self.step * settings.accumulate + micro
             with memory.phase("data"):
                 started = time.perf_counter()
                 batch = next(stream)
@@ -197,18 +196,18 @@ class Trainer:
                 batch = batch.to(self.device)
             torch.manual_seed(torch_generator(config.seed, "dropout", number).initial_seed())
             masks = torch_generator(config.seed, "mask", number)
-            encode = gradcache.encoding(self.model, optim.chunk)
-            with torch.autocast(self.device.type, _DTYPES[optim.amp], enabled=optim.amp != "off"):
+            encode = gradcache.encoding(self.model, settings.chunk)
+            with torch.autocast(self.device.type, _DTYPES[settings.amp], enabled=optim.amp != "off"):
                 loss, logs = training_losses(self.model, batch, config, masks, encode)
             with memory.phase("backward"):
-                encode.backward(self.scaler.scale(loss / optim.accumulate))
-            total += loss.detach() / optim.accumulate
+                encode.backward(self.scaler.scale(loss / settings.accumulate))
+            total += loss.detach() / settings.accumulate
             for name, value in logs.items():
                 stats[name] = stats[name] + value if name in stats else value
         with memory.phase("optimizer"):
             self.scaler.unscale_(self.optimizer)
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, optim.clip or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip or math.inf)
             loss_value, norm_value = torch.stack([total, norm.to(total)]).tolist()
             result = StepResult(loss_value, norm_value, stats)
             self._check(result)
@@ -249,7 +248,7 @@ class Trainer:
             "versions": self.versions,
             "vocabulary": self.model.vocabulary.to_json(),
         }
-        tensors = checkpoints.optimizer_tensors(self.model, self.optimizer)
+        tensors = optim.optimizer_tensors(self.model, self.optimizer)
         self.saved = checkpoints.save(self.run, state, self.model.state_dict(), tensors, best=best)
 
     def _log(self, result: StepResult, last: bool, check: bool) -> None:
@@ -269,7 +268,7 @@ class Trainer:
     def _row(self, result: StepResult) -> dict[str, Any]:
         names = list(result.stats)
         values = torch.stack([result.stats[name].float() for name in names]) / self.config.optim.accumulate
-        rates = learning_rates(self.config.optim, lr_factor(self.step - 1, self.steps, self.warmup_steps))
+        rates = optim.learning_rates(self.config.optim, optim.lr_factor(self.step - 1, self.steps, self.warmup_steps))
         norm = result.grad_norm if math.isfinite(result.grad_norm) else None  # a step that the scaler skipped
         row = {"step": self.step, "loss": result.loss, "grad_norm": norm, **rates}
         return row | dict(zip(names, values.tolist(), strict=True))

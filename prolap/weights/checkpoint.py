@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from prolap.config import BaseConfig
@@ -25,7 +24,17 @@ from prolap.config.loading import asking_for_plugins, from_dict
 from prolap.models import tokenizers
 from prolap.models.model import ProLAP, build_model
 from prolap.models.tokenizers import Tokenizer
-from prolap.utils.files import DamagedFile, read_json, read_text, sha256, sync, write_tensors, write_text, writing
+from prolap.utils.files import (
+    DamagedFile,
+    WriteError,
+    read_json,
+    read_text,
+    sha256,
+    sync,
+    write_tensors,
+    write_text,
+    writing,
+)
 
 FOLDER, STATE = "checkpoints", "state.json"
 _TEMPORARY = ".writing-"
@@ -64,30 +73,6 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as `<parameter name>/<key>`, e.g. `audio.mask/exp_avg`."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, step counts included; a name that the model lacks is a CheckpointError."""
-    parameters = dict(model.named_parameters())
-    optimizer.state.clear()
-    for full, value in tensors.items():
-        name, _, key = full.rpartition("/")
-        if name not in parameters:
-            raise CheckpointError(f"the optimiser state has {name!r}, which the model lacks.")
-        if (shape := () if key == "step" else parameters[name].shape) != value.shape:
-            raise CheckpointError(f"the optimiser state {full!r} has shape {[*value.shape]}, want {[*shape]}.")
-        device = "cpu" if key == "step" else parameters[name].device
-        # a fresh copy: what a file maps into memory is aligned otherwise, and so may round otherwise
-        optimizer.state[parameters[name]][key] = value.to(device, copy=True)
-
-
 def save(
     run: Path, state: dict[str, Any], model: dict[str, Tensor], optimizer: dict[str, Tensor], *, best: bool
 ) -> Path:
@@ -109,8 +94,10 @@ def save(
                 shutil.rmtree(target)
             os.replace(temporary, target)
             sync(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, WriteError):  # the temporary name helps nobody
+            error.filename = str(error.filename).replace(temporary.name, target.name)
         raise
     write_text(folder / "latest", target.name + "\n")
     if best:
@@ -136,11 +123,11 @@ def align(run: Path, checkpoint: Checkpoint) -> None:
     """Make `best` what it was at this checkpoint, from which training goes on, and delete what that replaced."""
     best, pointer = checkpoint.state["best"], run / FOLDER / "best"
     target = run / FOLDER / name_of(best["step"]) if best else None
-    if target is not None and target.is_dir():
+    if target and target.is_dir():
         write_text(pointer, target.name + "\n")
     else:
         pointer.unlink(missing_ok=True)
-    if target is not None and not target.is_dir():
+    if target and not target.is_dir():
         message = f"the best checkpoint so far, {target}, is missing; the next one that is better takes its place."
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     prune(run)
@@ -236,7 +223,7 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
         return path
     if not (path / FOLDER).is_dir():
         raise CheckpointError(f"{path} is neither a run folder with {FOLDER}/ nor a checkpoint.")
-    target = pointed(path, "best" if which == "best" else "latest") or _without_pointer(path, which)
+    target = _target(path, which)
     if target is None:
         last = which == "best" and steps_of(path)
         other = '; `--which last` (which="last" in Python) takes the last one' if last else ""
@@ -244,20 +231,27 @@ def resolve(path: Path, which: Literal["best", "last"] = "best") -> Path:
     return target
 
 
-def _without_pointer(run: Path, which: Literal["best", "last"]) -> Path | None:
-    """What a pointer that is lost would name: the newest good checkpoint, or the best that this one knows of."""
-    for path in steps_of(run):
+def _target(run: Path, which: Literal["best", "last"]) -> Path | None:
+    """What the pointer names; if it is lost, or the state of the latest names another best, that, with a warning."""
+    latest, pointer = pointed(run, "latest"), pointed(run, "best" if which == "best" else "latest")
+    if which == "last" and pointer:
+        return pointer
+    for path in [latest] if latest and latest.is_dir() else steps_of(run):
         try:
-            best = read(path).state["best"]
-        except CheckpointError:
+            best = (_state(path) if pointer else read(path).state)["best"]
+        except (CheckpointError, DamagedFile, OSError):
             continue
         target = path if which == "last" else run / FOLDER / name_of(best["step"]) if best else None
-        if target is not None and target.is_dir():
-            message = f"{run / FOLDER} has lost its pointer to the {which} checkpoint, taking {target.name}."
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+        if target and target.is_dir():
+            if target != pointer:
+                lost = f"points to {pointer.name} as" if pointer else "has lost its pointer to"
+                message = (
+                    f"{run / FOLDER} {lost} the {which} checkpoint; {path.name} says it is {target.name}, taking that."
+                )
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
             return target
-        return None
-    return None
+        break
+    return pointer
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> Tokenizer:

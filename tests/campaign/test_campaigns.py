@@ -11,6 +11,7 @@ import torch
 
 import prolap.data.cache as data_cache
 import prolap.training.train as training
+from prolap.training import optim
 from prolap.weights import checkpoint as checkpoints
 from prolap_kernels import losses
 from tests.campaign import CAMPAIGNS, mutants
@@ -50,7 +51,7 @@ def failures(campaign: Campaign, count: int, seed: int = 0) -> str:
 
 
 def test_kills_find_a_resume_that_forgets_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "restore_optimizer", lambda *_: None)
+    monkeypatch.setattr(optim, "restore_optimizer", lambda *_: None)
     assert "kills other than uninterrupted: run/checkpoints" in failures(KILLS, 8)
 
 

@@ -15,6 +15,7 @@ from prolap.config.loading import to_dict
 from prolap.models.model import build_model
 from prolap.models.tokenizers import WordVocabulary
 from prolap.training.config import load_config
+from prolap.training.optim import optimizer_tensors, restore_optimizer
 from prolap.utils.files import write_text
 from prolap.weights import checkpoint as checkpoints
 from prolap.weights.checkpoint import CheckpointError, load_model, name_of, pointed, read, read_latest
@@ -34,7 +35,7 @@ def stepped(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
 def save(run: Path, step: int, *, best: bool = False) -> Path:
     model, optimizer = stepped(step)
     state: dict[str, Any] = {"step": step, "best": {"step": step, "value": 0.5} if best else None}
-    tensors = checkpoints.optimizer_tensors(model, optimizer)
+    tensors = optimizer_tensors(model, optimizer)
     return checkpoints.save(run, state, model.state_dict(), tensors, best=best)
 
 
@@ -48,7 +49,7 @@ def test_model_and_optimizer_come_back_exactly_and_train_on_alike(tmp_path: Path
     assert found.step == 3
     model, optimizer = stepped(0)
     checkpoints.restore_model(model, found)
-    checkpoints.restore_optimizer(model, optimizer, found.optimizer)
+    restore_optimizer(model, optimizer, found.optimizer)
     other, reference = stepped(3)
     assert optimizer.state[model[0].weight]["step"] == 3  # type: ignore[index]
     for m, o in ((model, optimizer), (other, reference)):
@@ -168,7 +169,7 @@ def test_an_unknown_parameter_and_another_shape_are_errors(tmp_path: Path) -> No
     found = read(save(tmp_path, 1))
     model = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(CheckpointError, match=r"'1\.(bias|weight)', which the model lacks"):
-        checkpoints.restore_optimizer(model, torch.optim.Adam(model.parameters()), found.optimizer)
+        restore_optimizer(model, torch.optim.Adam(model.parameters()), found.optimizer)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         checkpoints.restore_model(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), found)
 
