@@ -197,7 +197,7 @@ class Trainer:
             torch.manual_seed(torch_generator(config.seed, "dropout", number).initial_seed())
             masks = torch_generator(config.seed, "mask", number)
             encode = gradcache.encoding(self.model, settings.chunk)
-            with torch.autocast(self.device.type, _DTYPES[settings.amp], enabled=optim.amp != "off"):
+            with torch.autocast(self.device.type, _DTYPES[settings.amp], enabled=settings.amp != "off"):
                 loss, logs = training_losses(self.model, batch, config, masks, encode)
             with memory.phase("backward"):
                 encode.backward(self.scaler.scale(loss / settings.accumulate))
