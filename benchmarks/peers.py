@@ -223,7 +223,7 @@ PEERS = {
     peer.name: peer
     for peer in (
         Peer(OURS, ours, element_bytes=(0, 0)),
-        Peer(EAGER, lambda: eager, bytes=lambda n, m, d: 16 * n * m, element_bytes=(28, 72)),
+        Peer(EAGER, lambda: eager, bytes=lambda n, m, d: 16 * n * m, element_bytes=(36, 72)),
         Peer("torch.compile", _compiled, bytes=lambda n, m, d: 12 * n * m, element_bytes=(0, 12)),
         Peer("literal", lambda: ours("reference"), bytes=lambda n, m, d: 12 * n * m * d, element_bytes=(24, 72)),
         Peer("PyKeOps", keops, package=("pykeops", "pykeops"), cases=_INCLUSION, pairs=(DIAGONAL,), square=True,

@@ -25,12 +25,16 @@ Config = TypeVar("Config", bound=BaseConfig)
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def open_data(config: BaseConfig, split: Split, progress: Progress | None = None) -> AudioTextData:
+def open_data(
+    config: BaseConfig, split: Split, progress: Progress | None = None, batches: bool = False
+) -> AudioTextData:
     """The data of a split: what `config.data` names for it, or the split of that name of what it names for training.
 
     Opening `train` also looks whether its sounds occur in dev or test (`config.data.overlap`), unless it overfits.
+    batches: data of less than a batch are refused, before sounds are hashed.
     progress(what, done, total) is told about rendering and checking; None shows a bar in the terminal.
-    Errors: ValueError for an unknown split, one without data, or sounds in two splits; FileNotFoundError.
+    Errors: ValueError for an unknown split, one without data, sounds in two splits, or less than a batch;
+    FileNotFoundError.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be train, dev or test, got {split!r}")
@@ -39,8 +43,8 @@ def open_data(config: BaseConfig, split: Split, progress: Progress | None = None
     opened = [part.open(split, config.data, config.seed, progress) for part in parts]
     weights = [part.weight for part in parts]
     data = opened[0] if weights == [1.0] else WeightedUnion(opened, weights)
-    if split == "train":
-        check_size(data, config)  # before files are hashed
+    if batches:
+        check_size(data, config)
     if split == "train" and not config.overfit:
         _check_overlap(config, training, data)
     return data

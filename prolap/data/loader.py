@@ -51,6 +51,8 @@ class Loader:
         self.config = config
         check_size(data, config)
         self.size = config.overfit or config.batch_size
+        if self.size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.size}")
         self.mixer = Mixer(data, tokenizer, config) if mixes else None
 
     @property

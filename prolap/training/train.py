@@ -66,7 +66,7 @@ def _train(config: Config, resume: bool, extend: bool, progress: bool) -> TrainR
         runs.check_new(config)
     init = None if checkpoint else initial.open_init(config)
     report_progress = None if progress else silent
-    data = open_data(config, "train", report_progress)
+    data = open_data(config, "train", report_progress, batches=True)
     dev = None if config.overfit else open_data(config, "dev", report_progress)
     texts = (caption.text for i in range(len(data)) for caption in data.captions(i))
     model, report = initial.first_model(config, checkpoint, init, texts, trains_uncertainty)

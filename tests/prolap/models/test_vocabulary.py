@@ -54,4 +54,6 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="max_tokens"):
         WordVocabulary(["a"], max_tokens=1)
     with pytest.raises(ValueError, match="want one of words, gpt2, roberta"):
+        from_json('{"kind": "morse"}')
+    with pytest.raises(ValueError, match="the vocabulary holds no JSON object"):
         from_json("[]")
