@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -207,6 +208,7 @@ def command_line(*words: str | Path) -> int:
     """`prolap WORDS` in this process."""
     from prolap.cli.main import main
 
+    warnings.resetwarnings()  # a test runner may have made them errors
     return main([str(word) for word in words])
 
 

@@ -199,7 +199,7 @@ def _forge(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def _read_run(at: Path, draw: random.Random) -> list[str | Path]:
     commands: list[list[str | Path]] = [
         ["train", "--quiet", "--resume", at / "run"],
-        ["evaluate", at / "run", "--quiet", "--which", "last", "--out", at / "out" / "metrics.json"],
+        ["evaluate", at / "run", "--quiet", "--which", "last", "--out", at / "out"],
         ["train", "--quiet", "--init", at / "run", *as_words(tiny_options(at / "data", at / "new"))],
     ]
     return draw.choice(commands)
@@ -232,7 +232,7 @@ def plugin_of_a_stranger(at: Path, draw: random.Random) -> list[str | Path]:
     Path("evil_plugin.py").write_text(f"open({CANARY!r}, 'w')\n")
     _forge(_checkpoint(at), lambda content: content["config"].__setitem__("plugins", ["evil_plugin"]))
     commands: list[list[str | Path]] = [
-        ["evaluate", at / "run", "--quiet", "--which", "last", "--out", at / "out" / "metrics.json"],
+        ["evaluate", at / "run", "--quiet", "--which", "last", "--out", at / "out"],
         ["train", "--quiet", "--init", at / "run", *as_words(tiny_options(at / "data", at / "new"))],
     ]
     return draw.choice(commands)
@@ -443,7 +443,7 @@ def odd_options(at: Path, draw: random.Random) -> list[str | Path]:
     if draw.random() < 0.3:
         shutil.copy(target, at / "run" / "config.yaml")
         return ["train", "--quiet", "--resume", at / "run"]
-    return ["train", "--quiet", "--config", target, *as_words(tiny_options(at / "data", at / "new", steps=1))[1:]]
+    return ["train", "--quiet", "--config", target, *as_words(tiny_options(at / "data", at / "new", steps=1))]
 
 
 def _check(at: Path, spec: str) -> list[str | Path]:

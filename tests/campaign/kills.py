@@ -152,8 +152,13 @@ def _read_all(config: Callable[[Path], Config], folder: Path) -> int:
 
 def snapshot(folder: Path) -> dict[str, str]:
     """A digest of every file, without times."""
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir() and not _is_unfinished(path))
     return {str(path.relative_to(folder)): hashlib.sha256(_content(path)).hexdigest() for path in files}
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Of a cache, and younger than a minute: a later write into its folder removes it."""
+    return path.name.startswith(".") and path.suffix == ".tmp" and path.stat().st_mtime > time.time() - 60
 
 
 def _content(path: Path) -> bytes:

@@ -14,7 +14,7 @@ import prolap.training.train as training
 from prolap.training import optim
 from prolap.weights import checkpoint as checkpoints
 from prolap_kernels import losses
-from tests.campaign import CAMPAIGNS, mutants
+from tests.campaign import CAMPAIGNS, damage, hostile, mutants
 from tests.campaign.__main__ import report
 from tests.campaign.calls import SMALL_CALLS
 from tests.campaign.common import Campaign, Tally, run
@@ -62,13 +62,23 @@ def test_damage_finds_weights_without_checksums(monkeypatch: pytest.MonkeyPatch)
     for module in (checkpoints, files, data_cache, training):
         if hasattr(module, "sha256"):
             monkeypatch.setattr(module, "sha256", lambda path: "0" * 64)
-    assert "another result without a word" in failures(DAMAGE, 60) or "traceback" in failures(DAMAGE, 60)
+
+    def flip_of_the_best(at: Path, draw: object) -> tuple[str, str, str]:
+        path = checkpoints.resolve(at / "run") / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 0x40
+        path.write_bytes(content)
+        return "run", str(path.relative_to(at / "run")), "flip"
+
+    monkeypatch.setattr(damage, "damage_one", flip_of_the_best)
+    assert "another result without a word" in failures(DAMAGE, 8)
 
 
 def test_hostile_files_find_a_reader_that_executes(monkeypatch: pytest.MonkeyPatch) -> None:
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **o: load(*a, **(o | {"weights_only": False})))
-    assert "code was executed" in failures(HOSTILE, 40)
+    monkeypatch.setattr(hostile, "ATTACKS", {"checkpoints": (hostile.code_in_weights,)})
+    assert "code was executed" in failures(HOSTILE, 20)
 
 
 def test_calls_find_a_wrong_reduction(monkeypatch: pytest.MonkeyPatch) -> None:
