@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 from prolap.utils import __version__
 
 if TYPE_CHECKING:
+    from prolap.models.model import ProLAP
     from prolap.training.config import Config, load_config
     from prolap.training.train import TrainResult
     from prolap.weights.checkpoint import load_model
 
-__all__ = ["Config", "TrainResult", "__version__", "load_config", "load_model"]
+__all__ = ["Config", "ProLAP", "TrainResult", "__version__", "load_config", "load_model"]
 
 _HOMES = {
     "Config": "prolap.training.config",
+    "ProLAP": "prolap.models.model",
     "TrainResult": "prolap.training.train",
     "load_config": "prolap.training.config",
     "load_model": "prolap.weights.checkpoint",

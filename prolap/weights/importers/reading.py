@@ -73,6 +73,8 @@ def read(file: Path) -> Mapping[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refused(file)) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        if "weights_only" in str(error):  # of TorchScript and tar files
+            raise CheckpointError(_refused(file)) from error
         raise CheckpointError(f"init: {file} cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"init: {file} holds a {type(content).__name__}, want tensors by name.")

@@ -174,3 +174,18 @@ def test_both_packages_have_one_version() -> None:
     import prolap_kernels
 
     assert prolap.__version__ == prolap_kernels.__version__
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "data", "memory", "quickstart"])
+def test_help_on_a_terminal_of_ascii(command: str) -> None:
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    words = [sys.executable, "-m", "prolap", command, "--help"]
+    done = subprocess.run(words, env=ascii_only, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert b"usage" in done.stdout.lower()
+
+
+def test_the_names_at_the_top_load_when_they_are_used() -> None:
+    code = "import sys, prolap; assert 'torch' not in sys.modules; print(prolap.ProLAP.__name__, prolap.load_model.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["ProLAP", "load_model"], done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +195,19 @@ def test_wrong_formats_and_places_are_named(tmp_path: Path) -> None:
         open_public(tmp_path)
     with pytest.raises(CheckpointError, match="is not there"):
         open_public(tmp_path / "nowhere.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("kind", ["TorchScript", "tar"])
+def test_no_file_is_answered_by_the_advice_to_run_its_code(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "weights.pt"
+    if kind == "TorchScript":
+        torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in ("pickle", "tensors", "storages", "sys_info"):
+                (tmp_path / name).write_bytes(pickle.dumps({"a": 1}, protocol=2))
+                archive.add(tmp_path / name, name)
+    with pytest.raises(CheckpointError, match="it is damaged, or neither safetensors nor what torch.save wrote") as error:
+        open_public(path)
+    assert "weights_only" not in str(error.value)
