@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prolap.config.options import Count, CountOrZero, NotNegative, Positive, Share, ShareRange
+from prolap.config.options import BelowOne, Count, CountOrZero, NotNegative, Positive, Share, ShareRange
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class DataConfig:
 class MaskConfig:
     """Recursive masks: each still visible token is masked with probability `ratio`, level by level."""
 
-    ratio: Share = 0.75
+    ratio: BelowOne = 0.75
     """Probability of a still visible token to be masked, from one level to the next."""
     share: Share = 0.125
     """Share of the batch (its first rows) that also goes through masked copies."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prolap.config.options import Count, Positive, Share
+from prolap.config.options import BelowOne, Count, Positive
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ModelConfig:
     """Hidden width of the tiny encoders."""
     dim: Count = 128
     """Dimensions of the embedding."""
-    dropout: Share = 0.0
+    dropout: BelowOne = 0.0
     """Probability of a hidden unit (HTS-AT: also of a block's attention) to be dropped in training; `mean_head` msclap has ½ of
     its own."""
     logvar: Literal["diagonal", "shared"] = "diagonal"

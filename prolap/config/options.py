@@ -41,6 +41,7 @@ Count = Annotated[int, Range(lambda value: value >= 1, "of 1 or more")]
 CountOrZero = Annotated[int, Range(lambda value: value >= 0, "of 0 or more")]
 Positive = Annotated[float, Range(lambda value: value > 0, "above 0")]
 NotNegative = Annotated[float, Range(lambda value: value >= 0, "of 0 or more")]
+BelowOne = Annotated[float, Range(lambda value: 0 <= value < 1, "of 0 or more and below 1")]
 Share = Annotated[float, Range(lambda value: 0 <= value <= 1, "from 0 to 1")]
 ShareRange = Annotated[tuple[float, float], Range(lambda r: 0 <= r[0] <= r[1] <= 1, "from 0 to 1, the lower first")]
 

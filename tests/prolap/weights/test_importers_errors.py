@@ -208,6 +208,8 @@ def test_no_file_is_answered_by_the_advice_to_run_its_code(tmp_path: Path, kind:
             for name in ("pickle", "tensors", "storages", "sys_info"):
                 (tmp_path / name).write_bytes(pickle.dumps({"a": 1}, protocol=2))
                 archive.add(tmp_path / name, name)
-    with pytest.raises(CheckpointError, match="it is damaged, or neither safetensors nor what torch.save wrote") as error:
+    with pytest.raises(
+        CheckpointError, match="it is damaged, or neither safetensors nor what torch.save wrote"
+    ) as error:
         open_public(path)
     assert "weights_only" not in str(error.value)
