@@ -1,18 +1,35 @@
-"""When training stops before its last step: a signal, values that are not finite, log-variances that say nothing any more."""
+"""What is said before training, and when it stops early: a signal, values that are not finite, log-variances that say nothing."""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from prolap.training.config import Config
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def warn_of(config: Config, device: torch.device) -> None:
+    """One warning for each option that works and hardly anyone wants."""
+    instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cpu" and config.optim.amp == "bf16" and not instructions:
+        message = (
+            "optim.amp is bf16, for which this CPU has no instructions: `--optim.amp off` is several times as fast."
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    size = config.overfit or config.batch_size
+    if size == 1:
+        message = "a batch of one pair has no negatives: contrastive losses learn nothing from it."
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 class Interrupt:

@@ -22,7 +22,7 @@ from prolap.training import gradcache, memory, optim, runs
 from prolap.training.config import Config
 from prolap.training.logs import Logs, batch_metrics, dev_metrics
 from prolap.training.runs import Ending, StepResult, TrainResult
-from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty
+from prolap.training.safety import Interrupt, TrainingStopped, not_finite, unusable_uncertainty, warn_of
 from prolap.training.step import training_losses
 from prolap.utils import environment, lock
 from prolap.utils.progress import Display, Meter, silent
@@ -60,6 +60,7 @@ def _train(config: Config, resume: bool, extend: bool, progress: bool) -> TrainR
     if config.threads:
         torch.set_num_threads(config.threads)
     device = environment.pick_device(config.device)
+    warn_of(config, device)
     versions = environment.versions(device)
     checkpoint = runs.resume(config, versions, extend) if resume else None
     if not resume:
