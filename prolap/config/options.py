@@ -82,6 +82,12 @@ def read(name: str, value: Any, source: str, hints: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{name}: got {got} {source}, want {describe(hints[name])}.") from None
 
 
+def check(config: Any) -> None:
+    """ConfigError for a value that its option cannot have: in Python nothing else stops one."""
+    for name, hint, value in options(config):
+        read(name, value, "in the configuration", {name: hint})
+
+
 def did_you_mean(name: str, known: Collection[str]) -> str:
     """`; did you mean optim.lr?` if names are alike, by their last parts or else as a whole."""
     last = {option: option.rpartition(".")[2] for option in known}

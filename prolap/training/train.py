@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from prolap.config.loading import to_dict
-from prolap.config.options import ConfigError
+from prolap.config.options import ConfigError, check
 from prolap.data import AudioTextData, absolute, open_data
 from prolap.data.batch import Batch
 from prolap.data.loader import Loader
@@ -57,6 +57,7 @@ def train(
 def _train(config: Config, resume: bool, extend: bool, progress: bool) -> TrainResult:
     started = time.perf_counter()
     mixes, trains_uncertainty = config.mixes, config.trains_uncertainty  # errors of `loss` come before data are read
+    check(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = environment.pick_device(config.device)
