@@ -47,7 +47,7 @@ def _number(value: float | None) -> str:
 def reliability() -> str:
     """What each campaign counted, and how many of its cases failed."""
     files = sorted((RESULTS / "reliability").glob("*.json"))
-    found = [load(f"reliability/{path.name}") for path in files]
+    records = [load(f"reliability/{path.name}") for path in files]
     rows = [
         (
             each["campaign"],
@@ -56,7 +56,7 @@ def reliability() -> str:
             str(each["first_seed"]),
             origin(each),
         )
-        for each in found
+        for each in records
     ]
     return table(("campaign", "count", "failures", "first seed", "on"), rows) if rows else UNMEASURED
 

@@ -40,7 +40,7 @@ CAREFUL = 1 << 14
 """Samples at a time where damage is looked for: libsndfile fills larger gaps with silence."""
 UNKNOWN = 0x7FFF0000
 """Bytes from which on the size in a header means nothing."""
-_PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(?P<wanted>\d+) \(should be (?P<held>\d+)\)", re.MULTILINE)
+_PROMISED = re.compile(r"^\s*(?:data|SSND)\s*:\s*(?P<stated>\d+) \(should be (?P<held>\d+)\)", re.MULTILINE)
 _SKIPPED = re.compile(r"reports a hole|Corrupted bitstream|Junk after the last page|end-of-stream", re.IGNORECASE)
 """What libsndfile notes down on files with fewer bytes than their header says, and on Ogg pages that are missing."""
 
@@ -163,9 +163,9 @@ def decoded(path: Source) -> Iterator[np.ndarray]:
             yield piece
         promised, notes = file.frames, notes + file.extra_info
         if size := _PROMISED.search(notes):
-            wanted, held = int(size["wanted"]), int(size["held"])
-            if held < wanted < UNKNOWN:  # programs that write to a pipe leave a number that no file reaches
-                promised = promised * wanted // max(1, held)
+            stated, held = int(size["stated"]), int(size["held"])
+            if held < stated < UNKNOWN:  # programs that write to a pipe leave a number that no file reaches
+                promised = promised * stated // max(1, held)
         if samples < promised:
             raise AudioError(f"{path}: holds {samples:,} of the {promised:,} samples that it promises")
         if _SKIPPED.search(notes):

@@ -110,12 +110,12 @@ def origin(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def unlike(model: ProLAP, baseline: ProLAP, *steps: int) -> list[str]:
     """What else than score and loss tells a baseline from the model: encoders, data, steps taken; a phrase for each."""
-    found = [
+    phrases = [
         f"{name} {theirs} (the model's: {ours})"
         for name, ours, theirs in differences(model.config, baseline.config)
         if name.startswith(_COMPARED) and name not in _NOT_COMPARED
     ]
-    return found + ([f"{steps[1]} steps (the model's: {steps[0]})"] if len(set(steps)) > 1 else [])
+    return phrases + ([f"{steps[1]} steps (the model's: {steps[0]})"] if len(set(steps)) > 1 else [])
 
 
 def write_tables(metrics: Mapping[str, Any], listed: Sequence[Claim], folder: Path) -> None:

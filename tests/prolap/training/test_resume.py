@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 import prolap.training.train as training
 from prolap.config.options import ConfigError
@@ -24,13 +23,6 @@ from tests.prolap.public_models import MICRO_MSCLAP, small_msclap
 from tests.prolap.tiny import as_words, tiny_config, tiny_options, write_data
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and signals")
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,11 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import prolap.training.train as training
 from prolap.cli.main import main
@@ -36,13 +34,6 @@ from tests.prolap.training.test_resume import assert_same, rows
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and locks")
 COMMAND = [sys.executable, "-m", "prolap", "train", "--quiet"]
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
